@@ -1,0 +1,113 @@
+"""The protocol without any I/O: messages, codec, frames, handshake, sessions and slots.  protocol/SPEC.md explains it.
+
+Imports nothing but the standard library, without sockets, and msgpack.  The messages themselves stand in `messages`.
+"""
+
+from . import client_session, messages, server_session
+from .client_session import ClientConnection, ClientSession
+from .codec import (
+    ErrorFrame,
+    Message,
+    Reply,
+    Request,
+    decode_error,
+    decode_reply,
+    decode_request,
+    encode_errno,
+    encode_error,
+    encode_reply,
+    encode_request,
+    op_of,
+)
+from .directory import DirectoryEntry, pack_entry, read_page
+from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from .frames import MAX_FIRST_HEADER, MAX_HEADER, PREFIX, Buffer, Frame, FrameReceiver, FrameSender
+from .limits import BODY_CRC, MAGIC, MAX_SLOTS, MINOR_MIN, ServerLimits
+from .messages import MAJOR, MINOR, ROWS, Attr, Entry, HelloReply, HelloRequest, Op, Row, Secret
+from .opened import KEEP_ALWAYS, OpenedFlag
+from .server_session import ServerConnection, ServerSession, first_frame_size, opening, refusal
+from .slots import (
+    KIND_OF_CHANNEL,
+    ClientSlotStore,
+    Kept,
+    ListClientStore,
+    ListServerStore,
+    ServerSlotStore,
+    SlotKind,
+    SlotLayout,
+    SlotRecord,
+    SlotState,
+    Ticket,
+    Verdict,
+    arrive,
+    finish,
+)
+
+__all__ = [
+    "BODY_CRC",
+    "KEEP_ALWAYS",
+    "KIND_OF_CHANNEL",
+    "MAGIC",
+    "MAJOR",
+    "MAX_FIRST_HEADER",
+    "MAX_HEADER",
+    "MAX_SLOTS",
+    "MINOR",
+    "MINOR_MIN",
+    "PREFIX",
+    "ROWS",
+    "Attr",
+    "Buffer",
+    "ClientConnection",
+    "ClientSession",
+    "ClientSlotStore",
+    "DirectoryEntry",
+    "Entry",
+    "ErrorCode",
+    "ErrorFrame",
+    "Frame",
+    "FrameReceiver",
+    "FrameSender",
+    "HelloReply",
+    "HelloRequest",
+    "Kept",
+    "ListClientStore",
+    "ListServerStore",
+    "LocalProtocolError",
+    "Message",
+    "Op",
+    "OpenedFlag",
+    "RemoteProtocolError",
+    "Reply",
+    "Request",
+    "Row",
+    "Secret",
+    "ServerConnection",
+    "ServerLimits",
+    "ServerSession",
+    "ServerSlotStore",
+    "SlotKind",
+    "SlotLayout",
+    "SlotRecord",
+    "SlotState",
+    "Ticket",
+    "Verdict",
+    "arrive",
+    "client_session",
+    "decode_error",
+    "decode_reply",
+    "decode_request",
+    "encode_errno",
+    "encode_error",
+    "encode_reply",
+    "encode_request",
+    "finish",
+    "first_frame_size",
+    "messages",
+    "op_of",
+    "opening",
+    "pack_entry",
+    "read_page",
+    "refusal",
+    "server_session",
+]
