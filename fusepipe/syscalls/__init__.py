@@ -1,0 +1,25 @@
+"""The host's side in C: one call per whole operation, without the GIL, and the tables that those operations keep.
+
+`Tree` is a directory on the host together with the tables of one session.  The C sources beside this file say how.
+"""
+
+from .native import Ended, NativeSession, NativeSocket, Received
+from .process import Facts, facts, install_interrupt_handler
+from .tree import AttributeChanges, Attributes, EntryNumbers, Identity, Tree, bytes_per_inode, create_memfd
+
+__all__ = [
+    "AttributeChanges",
+    "Attributes",
+    "Ended",
+    "EntryNumbers",
+    "Facts",
+    "Identity",
+    "NativeSession",
+    "NativeSocket",
+    "Received",
+    "Tree",
+    "bytes_per_inode",
+    "create_memfd",
+    "facts",
+    "install_interrupt_handler",
+]

@@ -1,0 +1,271 @@
+/* Names: finding, linking, removing and renaming them.  Every name is one component below an open directory. */
+#include "operations.h"
+
+#include <linux/openat2.h>
+#include <stdio.h>   /* renameat2 */
+#include <string.h>
+#include <sys/syscall.h>
+
+#ifndef RESOLVE_CACHED
+#define RESOLVE_CACHED 0x20          /* Linux 5.12 */
+#endif
+
+#define NAME_LIMIT 255u              /* NAME_MAX of limits.h and of every filesystem here */
+#define DEEPEST 65536                /* steps from a directory up to the root before we stop believing in one */
+
+/* 0 for a name that can be made or removed: one component, not "." or "..". */
+int check_name(const char *name, size_t size)
+{
+    if (size > NAME_LIMIT)
+        return -ENAMETOOLONG;
+    if (!size || memchr(name, '/', size) || memchr(name, 0, size))
+        return -EINVAL;
+    return name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.')) ? -EINVAL : 0;
+}
+
+void put_attributes(const struct tables *t, uint32_t filesystem, const struct stat *st, uint64_t *attr)
+{
+    attr[0] = shown_ino(t, filesystem, st->st_ino);
+    attr[1] = st->st_mode;
+    attr[2] = st->st_nlink;
+    attr[3] = st->st_uid;
+    attr[4] = st->st_gid;
+    attr[5] = st->st_rdev;
+    attr[6] = (uint64_t)st->st_size;
+    attr[7] = (uint64_t)st->st_blksize;
+    attr[8] = (uint64_t)st->st_blocks;
+    attr[9] = (uint64_t)st->st_atim.tv_sec;
+    attr[10] = (uint64_t)st->st_atim.tv_nsec;
+    attr[11] = (uint64_t)st->st_mtim.tv_sec;
+    attr[12] = (uint64_t)st->st_mtim.tv_nsec;
+    attr[13] = (uint64_t)st->st_ctim.tv_sec;
+    attr[14] = (uint64_t)st->st_ctim.tv_nsec;
+}
+
+/* The entry of an open inode; takes `fd` (O_PATH). */
+static int enter_fd(struct tables *t, int fd, uint64_t *entry)
+{
+    struct stat st;
+    int filesystem;
+
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st)) {
+        filesystem = -errno;
+        close(fd);
+        return filesystem;
+    }
+    filesystem = inode_enter(t, fd, &st, true, entry);
+    if (filesystem < 0)
+        return filesystem;
+    put_attributes(t, (uint32_t)filesystem, &st, entry + 1);
+    return 0;
+}
+
+/* The entry of a name in an open directory; a symlink is not followed, a mount point is crossed. */
+int enter_name(struct tables *t, int directory, const char *name, uint64_t *entry)
+{
+    return enter_fd(t, openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), entry);
+}
+
+/*
+ * The directory above one, or -errno: ESTALE where somebody on the host has moved it out of the volume meanwhile, which
+ * only walking up to the root can tell.
+ */
+static int open_parent(struct tables *t, int directory)
+{
+    const struct inode_row *root = &t->inode_rows[ROOT_ROW];
+    int error = -ESTALE, parent = openat(directory, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int above = parent < 0 ? -1 : fcntl(parent, F_DUPFD_CLOEXEC, 0);
+    uint64_t dev = 0, ino = 0;
+
+    if (parent < 0)
+        return -errno;
+    for (int step = 0; above >= 0 && step < DEEPEST; step++) {
+        struct stat st;
+        int next;
+
+        if (fstat(above, &st))
+            break;
+        if (st.st_dev == root->dev && st.st_ino == root->ino) {
+            close(above);
+            return parent;
+        }
+        if (st.st_dev == dev && st.st_ino == ino)
+            break;                   /* the host's root is its own parent */
+        dev = st.st_dev;
+        ino = st.st_ino;
+        next = openat(above, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        close(above);
+        above = next;
+    }
+    close_fd(above);
+    close(parent);
+    return error;
+}
+
+/* "." (of any inode) and "..": asked only by who exports the mount (NFS).  The root is its own parent. */
+static int lookup_dots(struct tables *t, const struct used *directory, bool parent, uint64_t *entry)
+{
+    struct stat st;
+    int fd;
+
+    if (parent && directory->type != S_IFDIR >> 12)
+        return -ENOTDIR;
+    if (parent && directory->row != ROOT_ROW) {
+        fd = open_parent(t, directory->fd);
+        return fd < 0 ? fd : enter_fd(t, fd, entry);
+    }
+    if (fstat(directory->fd, &st))
+        return -errno;
+    inode_count(t, directory, entry);
+    put_attributes(t, directory->filesystem, &st, entry + 1);
+    return 0;
+}
+
+int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry)
+{
+    struct used directory;
+    bool dots = name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'));
+    int error = dots ? 0 : check_name(name, size);
+
+    if (!error)
+        error = inode_use(t, parent, &directory);
+    if (error)
+        return error;
+    error = dots ? lookup_dots(t, &directory, size == 2, entry) : enter_name(t, directory.fd, name, entry);
+    inode_done(t, &directory);
+    return error;
+}
+
+/* Only what the host's kernel has in memory, and only on the directory's own filesystem (openat2(2)). */
+int tree_lookup_quick(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry)
+{
+    struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_CACHED | RESOLVE_NO_XDEV };
+    struct used directory;
+    int fd, error;
+
+    if (check_name(name, size) || !inode_use_quick(t, parent, &directory))
+        return -EAGAIN;
+    fd = (int)syscall(SYS_openat2, directory.fd, name, &how, sizeof how);
+    if (fd >= 0)
+        error = enter_fd(t, fd, entry);
+    else
+        error = errno == ENOENT ? -ENOENT : -EAGAIN;
+    inode_done(t, &directory);
+    return error;
+}
+
+/* Returns the length of the target. */
+int tree_readlink(struct tables *t, uint64_t node, char *target, size_t room)
+{
+    struct used used;
+    ssize_t length;
+    int error = inode_use(t, node, &used);
+
+    if (error)
+        return error;
+    /* With an empty path another type says ENOENT; readlink(2) by name would say EINVAL. */
+    if (used.type != S_IFLNK >> 12)
+        error = -EINVAL;
+    else if ((length = readlinkat(used.fd, "", target, room)) < 0)
+        error = -errno;
+    else
+        error = (size_t)length == room ? -ENAMETOOLONG : (int)length;
+    inode_done(t, &used);
+    return error;
+}
+
+/* Through the link in /proc/self/fd: AT_EMPTY_PATH would want CAP_DAC_READ_SEARCH (link(2)). */
+int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name, size_t size, uint64_t *entry)
+{
+    struct used used, directory;
+    struct proc_name from;
+    struct stat st;
+    int error = t->read_only ? -EROFS : check_name(name, size);
+
+    if (!error)
+        error = inode_use(t, node, &used);
+    if (error)
+        return error;
+    error = inode_use(t, parent, &directory);
+    if (!error) {
+        from = proc_name(used.fd);
+        if (linkat(t->proc_fd, from.text, directory.fd, name, AT_SYMLINK_FOLLOW) || fstat(used.fd, &st))
+            error = -errno;
+        inode_done(t, &directory);
+    }
+    if (!error) {
+        inode_count(t, &used, entry);
+        put_attributes(t, used.filesystem, &st, entry + 1);
+    }
+    inode_done(t, &used);
+    return error;
+}
+
+/* A descriptor taken before a name goes keeps its inode within reach, whatever becomes of it. */
+static int remove_name(struct tables *t, uint64_t parent, const char *name, size_t size, int flags)
+{
+    struct used directory;
+    int victim, error = t->read_only ? -EROFS : check_name(name, size);
+
+    if (!error)
+        error = inode_use(t, parent, &directory);
+    if (error)
+        return error;
+    victim = openat(directory.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (victim < 0 || unlinkat(directory.fd, name, flags))
+        error = -errno;
+    inode_done(t, &directory);
+    if (error)
+        close_fd(victim);
+    else
+        inode_unlinked(t, victim, flags & AT_REMOVEDIR);
+    return error;
+}
+
+int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size)
+{
+    return remove_name(t, parent, name, size, 0);
+}
+
+int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size)
+{
+    return remove_name(t, parent, name, size, AT_REMOVEDIR);
+}
+
+/* With the flags of renameat2(2); a name that is renamed over loses its inode as unlink does. */
+int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
+                const char *new_name, size_t new_size, uint32_t flags)
+{
+    struct used from, to;
+    struct stat st;
+    bool replaced;
+    int victim = -1, error = t->read_only ? -EROFS : check_name(name, size);
+
+    if (!error)
+        error = check_name(new_name, new_size);
+    if (!error && flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT))
+        error = -EINVAL;
+    if (!error)
+        error = inode_use(t, parent, &from);
+    if (error)
+        return error;
+    error = inode_use(t, new_parent, &to);
+    if (!error) {
+        if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))
+            victim = openat(to.fd, new_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        if (renameat2(from.fd, name, to.fd, new_name, flags))
+            error = -errno;
+        inode_done(t, &to);
+    }
+    inode_done(t, &from);
+    if (error || victim < 0) {
+        close_fd(victim);
+        return error;
+    }
+    /* A directory has one name, so it was replaced unless it was renamed to itself, which does nothing. */
+    replaced = parent != new_parent || strcmp(name, new_name);
+    inode_unlinked(t, victim, replaced && !fstat(victim, &st) && S_ISDIR(st.st_mode));
+    return 0;
+}

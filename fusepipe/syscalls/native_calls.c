@@ -1,0 +1,105 @@
+/* A request from its frame to its reply: the rules of wire/slots.py and wire/server_session.py for what is usual. */
+#include "native.h"
+
+/* False where the frame is anything but exactly a native operation's request. */
+bool native_decode(struct native_session *s, const struct native_frame *frame, struct native_call *call)
+{
+    struct wire_reader reader = { frame->header, frame->header + frame->header_size, false };
+    const struct wire_head head = wire_take_head(&reader);
+    uint32_t first = 0, count = s->request_slots;
+
+    if (reader.bad || !head.has_slot || !head.has_seq)
+        return false;
+    if (head.third >= WIRE_GETLK && head.third <= WIRE_FLOCKW)
+        __atomic_store_n(&s->locks_used, true, __ATOMIC_RELEASE);
+    call->op = native_op(head.third);
+    if (!call->op || call->op->fields != head.fields)
+        return false;
+    if (call->op->cleanup) {
+        first = s->request_slots;
+        count = s->cleanup_slots;
+    }
+    if (head.slot < first || head.slot - first >= count || (frame->payload_size && !call->op->payload))
+        return false;
+    call->session = s;
+    call->slot = (uint32_t)head.slot;
+    call->seq = head.seq;
+    call->payload = frame->payload;
+    call->payload_size = frame->payload_size;
+    call->reply_room = 0;
+    return call->op->read(&reader, call) && call->reply_room <= s->max_read;
+}
+
+/*
+ * Judges the request by its slot and, where it is new and nothing speaks against it, notes that it runs.  False: Python
+ * is to judge it.  `*error` is -EINTR where it was interrupted before it came, else LATER.
+ */
+bool native_begin(struct native_call *call, struct native_connection *c, uint64_t in_flight, int *error)
+{
+    struct native_session *s = call->session;
+    struct native_slot *slot = &s->slots[call->slot];
+    uint64_t word;
+    bool runs;
+
+    pthread_mutex_lock(&slot->lock);
+    word = slot_load(s->t, call->slot);
+    runs = __atomic_load_n(&c->current, __ATOMIC_ACQUIRE) && call->seq == (word >> 10) + 1 && (word & 3) != 1 &&
+           native_slot_charge(s, call->slot, in_flight);
+    if (runs && slot_store(s->t, call->slot, call->seq, call->op->number, 1)) {
+        native_slot_discharge(s, call->slot);
+        runs = false;
+    }
+    if (runs) {
+        native_slot_set_route(s, call->slot, c);
+        *error = slot->early == call->seq ? -EINTR : LATER;
+        __atomic_store_n(&slot->running, call->seq, __ATOMIC_RELEASE);
+        slot->thread = 0;
+    }
+    pthread_mutex_unlock(&slot->lock);
+    return runs;
+}
+
+/* Runs a request, unless `*error` says already what its answer is, and makes its reply. */
+void native_carry_out(struct native_call *call, bool quick, int *error, struct native_reply *reply)
+{
+    unsigned char *end = NULL;
+
+    call->data_size = 0;
+    if (*error == LATER) {
+        *error = 0;
+        end = (quick ? call->op->quick : call->op->run)(call, error);
+        if (*error == LATER)
+            return;
+    }
+    if (*error) {
+        end = wire_put_array(call->header, 3);
+        end = wire_put_uint(end, call->slot);
+        end = wire_put_uint(end, call->seq);
+        end = wire_put_uint(end, (uint64_t)-*error);
+        call->data_size = 0;
+    }
+    *reply = (struct native_reply){ call->header - WIRE_PREFIX, call->data, (uint32_t)(end - call->header),
+                                    call->data_size, { 0 } };
+}
+
+/* Notes that the request has run: the connection to send the reply on, with a reference, or NULL. */
+struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply)
+{
+    struct native_session *s = call->session;
+    struct native_slot *slot = &s->slots[call->slot];
+    struct native_connection *route = NULL;
+
+    pthread_mutex_lock(&slot->lock);
+    native_slot_end(s, call->slot);
+    if (wire_repeatable(call->op->number))
+        slot_store(s->t, call->slot, call->seq, call->op->number, 2);
+    else
+        slot_keep(s->t, call->slot, call->header, reply->header_size, call->data, reply->payload_size);
+    native_slot_discharge(s, call->slot);
+    if (slot->route && __atomic_load_n(&slot->route->current, __ATOMIC_ACQUIRE)) {
+        route = slot->route;
+        native_connection_hold(route);
+    }
+    pthread_mutex_unlock(&slot->lock);
+    return route;
+}

@@ -1,0 +1,394 @@
+"""The typed face of the C operations."""
+
+import errno
+import threading
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, NamedTuple, TypeAlias
+
+from ._syscalls import ffi, lib
+from .check import check, fail
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Attributes: TypeAlias = tuple[int, ...]
+"""ino, mode, nlink, uid, gid, rdev, size, blksize, blocks, atime, atime_ns, mtime, mtime_ns, ctime, ctime_ns."""
+EntryNumbers: TypeAlias = tuple[int, ...]
+"""A node id, and then its attributes."""
+
+MAX_TRANSFER = 1 << 26
+"""Most bytes that one READ or READDIR can ask for here; what a session allows is far less."""
+
+_ATTRIBUTES = Struct("=9QqQqQqQ")
+_ENTRY = Struct("=10QqQqQqQ")
+_STATFS = Struct("=8Q")
+_STATX = Struct("=9QqQqQqQQqQQQ")
+_XATTR_ROOM = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of linux/limits.h
+_TARGET_ROOM = 4097  # PATH_MAX and one more, to see that nothing was cut
+
+_uninitialised = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class Identity(NamedTuple):
+    """Whose file it will be: ids, supplementary groups and umask of the caller."""
+
+    uid: int
+    gid: int
+    groups: Sequence[int]
+    umask: int = 0
+
+
+class AttributeChanges(NamedTuple):
+    """What to set; `valid` has the bits of Linux's FATTR_* (linux/fuse.h), times are seconds and nanoseconds."""
+
+    valid: int
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    atime: int = 0
+    mtime: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+
+
+class _Room(threading.local):
+    """Where C calls of one thread put their numbers: nothing is allocated per call."""
+
+    def __init__(self) -> None:
+        self.numbers: Any = ffi.new("uint64_t[20]")
+        self.view: Any = ffi.buffer(self.numbers)
+        self.handle: Any = ffi.new("uint64_t *")
+        self.count: Any = ffi.new("uint32_t *")
+
+
+def create_memfd(slots: int, inodes: int, handles: int) -> int:
+    """A memfd for the tables of one session; close-on-exec, sealed against any change of its size.
+
+    `inodes` and `handles` are the most that it can hold; memory is taken as they come.  Raises OSError.
+    """
+    return check(lib.tables_create(slots, inodes, handles))
+
+
+def bytes_per_inode() -> int:
+    """What an inode costs in memory, in bytes: in the memfd and beside it."""
+    return int(lib.tables_bytes_per_inode())
+
+
+class Tree:
+    """A directory on the host, its inodes and handles, and the session's slots.
+
+    Every operation may be called from any thread, runs without the GIL and raises OSError with the errno that the guest
+    is to see; ESTALE for a node, EBADF for a handle that is not known.  Nodes and handles are never given twice.
+    """
+
+    def __init__(self, memfd: int, root_fd: int, *, fd_budget: int, privileged: bool, read_only: bool) -> None:
+        error = ffi.new("int *")
+        tables = lib.tables_open(memfd, root_fd, fd_budget, privileged, read_only, error)
+        if not tables:
+            fail(error[0])
+        self._tables: Any = tables
+        self._room = _Room()
+        self.slots: int = lib.slots_count(tables)
+
+    def close(self) -> None:
+        """Closes every descriptor; the memfd keeps what it says.  No call may be running; may be called twice."""
+        tables, self._tables = self._tables, None
+        if tables is not None:
+            lib.tables_close(tables)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters by name.  Walks the inode table: for logs and tests."""
+        counters = ffi.new("struct counters *")
+        lookups = ffi.new("uint64_t *")
+        lib.tables_statistics(self._tables, counters, lookups)
+        numbers = {name: int(getattr(counters, name)) for name, _ in ffi.typeof("struct counters").fields}
+        return {"lookups": int(lookups[0]), **numbers}
+
+    # ---- names
+
+    def lookup(self, parent: int, name: bytes) -> EntryNumbers:
+        """Counts one lookup of what the name stands for; a symlink is not followed."""
+        room = self._room
+        result = lib.tree_lookup(self._tables, parent, name, len(name), room.numbers)
+        if result:
+            fail(result)
+        return _ENTRY.unpack_from(room.view)
+
+    def readlink(self, node: int) -> bytes:
+        """The target of a symlink."""
+        target = _uninitialised("char[]", _TARGET_ROOM)
+        size = check(lib.tree_readlink(self._tables, node, target, _TARGET_ROOM))
+        return bytes(ffi.buffer(target, size))
+
+    def link(self, node: int, parent: int, name: bytes) -> EntryNumbers:
+        """Gives an inode another name, and counts one lookup of it."""
+        room = self._room
+        check(lib.tree_link(self._tables, node, parent, name, len(name), room.numbers))
+        return _ENTRY.unpack_from(room.view)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Removes a name; an inode that the guest knows stays within its reach."""
+        check(lib.tree_unlink(self._tables, parent, name, len(name)))
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Removes an empty directory."""
+        check(lib.tree_rmdir(self._tables, parent, name, len(name)))
+
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        """renameat2(2)."""
+        check(lib.tree_rename(self._tables, parent, name, len(name), new_parent, new_name, len(new_name), flags))
+
+    # ---- creating
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, identity: Identity) -> EntryNumbers:
+        """Makes a node of any type but directory and symlink, as `identity`, and counts one lookup of it."""
+        room = self._room
+        who = _identity(identity)
+        check(lib.tree_mknod(self._tables, parent, name, len(name), mode, rdev, who[0], room.numbers))
+        return _ENTRY.unpack_from(room.view)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, identity: Identity) -> EntryNumbers:
+        """Makes a directory, as `identity`, and counts one lookup of it."""
+        room = self._room
+        who = _identity(identity)
+        check(lib.tree_mkdir(self._tables, parent, name, len(name), mode, who[0], room.numbers))
+        return _ENTRY.unpack_from(room.view)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, identity: Identity) -> EntryNumbers:
+        """Makes a symlink, as `identity`, and counts one lookup of it."""
+        room = self._room
+        who = _identity(identity)
+        check(lib.tree_symlink(self._tables, parent, name, len(name), target, len(target), who[0], room.numbers))
+        return _ENTRY.unpack_from(room.view)
+
+    def create(
+        self, parent: int, name: bytes, flags: int, mode: int, kill: bool, identity: Identity
+    ) -> tuple[EntryNumbers, int, int]:
+        """Makes and opens a file as `identity`: the entry, whose lookup is counted, a handle of the same inode, and the
+        flags of the reply.
+        """
+        room = self._room
+        who = _identity(identity)
+        answer = (room.numbers, room.handle, room.count)
+        check(lib.tree_create(self._tables, parent, name, len(name), flags, mode, kill, who[0], *answer))
+        return _ENTRY.unpack_from(room.view), room.handle[0], room.count[0]
+
+    def tmpfile(self, parent: int, flags: int, mode: int, identity: Identity) -> tuple[EntryNumbers, int, int]:
+        """Makes and opens a file without a name as `identity`: as `create`."""
+        room = self._room
+        who = _identity(identity)
+        answer = (room.numbers, room.handle, room.count)
+        check(lib.tree_tmpfile(self._tables, parent, flags, mode, who[0], *answer))
+        return _ENTRY.unpack_from(room.view), room.handle[0], room.count[0]
+
+    # ---- attributes
+
+    def getattr(self, node: int, handle: int) -> Attributes:
+        """Attributes, through the handle where it is not 0."""
+        room = self._room
+        result = lib.tree_getattr(self._tables, node, handle, room.numbers)
+        if result:
+            fail(result)
+        return _ATTRIBUTES.unpack_from(room.view)
+
+    def statx(self, node: int, handle: int, flags: int, mask: int) -> tuple[int, ...]:
+        """Attributes, and then statx(2)'s mask, birth time in seconds and nanoseconds, attributes, attributes_mask."""
+        room = self._room
+        check(lib.tree_statx(self._tables, node, handle, flags, mask, room.numbers))
+        return _STATX.unpack_from(room.view)
+
+    def setattr(self, node: int, handle: int, changes: AttributeChanges) -> Attributes:
+        """Changes attributes, through the handle where it is not 0, and says what they are then."""
+        room = self._room
+        check(
+            lib.tree_setattr(self._tables, node, handle, ffi.new("struct attribute_changes *", changes), room.numbers)
+        )
+        return _ATTRIBUTES.unpack_from(room.view)
+
+    def access(self, node: int, mask: int, identity: Identity) -> None:
+        """access(2) for an identity."""
+        check(lib.tree_access(self._tables, node, mask, _identity(identity)[0]))
+
+    def statfs(self, node: int) -> tuple[int, ...]:
+        """bsize, frsize, blocks, bfree, bavail, files, ffree and namemax of the filesystem that holds the node."""
+        room = self._room
+        check(lib.tree_statfs(self._tables, node, room.numbers))
+        return _STATFS.unpack_from(room.view)
+
+    def ioctl(self, handle: int, command: int, data: bytes, identity: Identity) -> bytes:
+        """An ioctl(2) that reads or sets inode flags, as `identity`; ENOTTY for all others."""
+        if len(data) > lib.IOCTL_ROOM:
+            fail(-errno.EINVAL)
+        room = ffi.new("unsigned char[]", lib.IOCTL_ROOM)
+        ffi.memmove(room, data, len(data))
+        size = check(lib.tree_ioctl(self._tables, handle, command, room, len(data), _identity(identity)[0]))
+        return bytes(ffi.buffer(room, size))
+
+    # ---- extended attributes
+
+    def getxattr(self, node: int, name: bytes) -> bytes:
+        """The value."""
+        value = _uninitialised("char[]", _XATTR_ROOM)
+        size = check(lib.tree_getxattr(self._tables, node, name, len(name), value, _XATTR_ROOM))
+        return bytes(ffi.buffer(value, size))
+
+    def setxattr(self, node: int, name: bytes, value: bytes, flags: int) -> None:
+        """setxattr(2) with its flags."""
+        check(lib.tree_setxattr(self._tables, node, name, len(name), value, len(value), flags))
+
+    def listxattr(self, node: int) -> list[bytes]:
+        """The names."""
+        names = _uninitialised("char[]", _XATTR_ROOM)
+        size = check(lib.tree_listxattr(self._tables, node, names, _XATTR_ROOM))
+        return bytes(ffi.buffer(names, size)).split(b"\0")[:-1]
+
+    def removexattr(self, node: int, name: bytes) -> None:
+        """removexattr(2)."""
+        check(lib.tree_removexattr(self._tables, node, name, len(name)))
+
+    # ---- files
+
+    def open(self, node: int, flags: int, kill: bool, keep: int) -> tuple[int, int]:
+        """A handle of a regular file, with the flags of open(2), and the flags of the reply.
+
+        Other types: EISDIR, ELOOP, ENXIO.  `keep`: milliseconds that the guest may keep pages; 0xffffffff: always.
+        """
+        room = self._room
+        check(lib.tree_open(self._tables, node, flags, kill, keep, room.handle, room.count))
+        return room.handle[0], room.count[0]
+
+    def read(self, handle: int, offset: int, size: int) -> memoryview:
+        """Bytes in memory of their own; fewer than `size` only at the end of the file."""
+        data = _transfer(size)
+        result = lib.tree_read(self._tables, handle, offset, data, size)
+        if result < 0:
+            fail(result)
+        return memoryview(ffi.buffer(data, result))
+
+    def write(self, handle: int, offset: int, flags: int, data: Buffer) -> int:
+        """How many bytes were written.  `flags`: 1 from the guest's page cache, 4 clear set-uid and set-gid."""
+        return check(lib.tree_write(self._tables, handle, offset, flags, ffi.from_buffer("char[]", data), len(data)))
+
+    def flush(self, handle: int) -> None:
+        """What close(2) would report now."""
+        check(lib.tree_flush(self._tables, handle))
+
+    def fsync(self, handle: int, directory: bool, datasync: bool) -> None:
+        """fsync(2) or fdatasync(2)."""
+        check(lib.tree_fsync(self._tables, handle, directory, datasync))
+
+    # ---- ranges of files
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int, kill: bool) -> None:
+        """fallocate(2); `kill` clears set-uid and set-gid."""
+        check(lib.tree_fallocate(self._tables, handle, mode, offset, length, kill))
+
+    def copy_range(self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, kill: bool) -> int:
+        """copy_file_range(2): how many bytes were copied, which may be fewer; `kill` as above, for the second file."""
+        copied = self._room.handle
+        check(lib.tree_copy_range(self._tables, handle, offset, to_handle, to_offset, length, kill, copied))
+        return int(copied[0])
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """SEEK_DATA or SEEK_HOLE of lseek(2)."""
+        found = self._room.handle
+        check(lib.tree_lseek(self._tables, handle, offset, whence, found))
+        return int(found[0])
+
+    # ---- locks: types have the numbers of F_RDLCK, F_WRLCK and F_UNLCK, the last byte of a range belongs to it
+
+    def handle_node(self, handle: int) -> int:
+        """The node that a file's handle is open for."""
+        check(lib.tree_handle_node(self._tables, handle, self._room.handle))
+        return int(self._room.handle[0])
+
+    def lock_open(self, handle: int) -> int:
+        """A descriptor for the locks of one owner on the handle's file, to be closed by `lock_close`.
+
+        ENOLCK where there are too many descriptors.
+        """
+        return check(lib.tree_lock_open(self._tables, handle))
+
+    def lock_close(self, fd: int) -> None:
+        """Ends the locks of a descriptor of `lock_open`."""
+        lib.tree_lock_close(self._tables, fd)
+
+    def lock_set(self, fd: int, type: int, start: int, end: int, *, wait: bool) -> None:
+        """Sets or removes a lock of the descriptor's owner.
+
+        EAGAIN where another is in the way; with `wait` it waits instead, until it is interrupted (EINTR).
+        """
+        check(lib.lock_set(fd, type, start, end, wait))
+
+    def lock_get(self, fd: int, type: int, start: int, end: int) -> tuple[int, int, int]:
+        """Type, first and last byte of a lock that is in the way; the type is F_UNLCK where none is."""
+        room = self._room
+        check(lib.lock_get(fd, type, start, end, room.numbers))
+        return room.numbers[0], room.numbers[1], room.numbers[2]
+
+    def flock(self, handle: int, type: int, *, wait: bool) -> None:
+        """flock(2) on the handle itself: F_RDLCK is shared, F_WRLCK exclusive.  Fails and waits as `lock_set`."""
+        check(lib.tree_flock(self._tables, handle, type, wait))
+
+    # ---- directories
+
+    def opendir(self, node: int) -> int:
+        """A handle of a directory."""
+        check(lib.tree_opendir(self._tables, node, self._room.handle))
+        return int(self._room.handle[0])
+
+    def readdir(self, handle: int, offset: int, size: int) -> tuple[memoryview, int]:
+        """A page of entries, and how many they are; one lookup of each whose node is not 0 is counted."""
+        page = _transfer(size)
+        room = self._room
+        filled = check(lib.tree_readdir(self._tables, handle, offset, page, size, room.count))
+        return memoryview(ffi.buffer(page, filled)), room.count[0]
+
+    # ---- the end of things
+
+    def cleanup(self, forgets: Sequence[int], handles: Sequence[int]) -> list[int]:
+        """Forgets (node and count in turn) and releases.  Gives back the numbers that were wrong."""
+        wrong = _uninitialised("uint64_t[]", len(forgets) // 2 + len(handles))
+        pairs = ffi.new("uint64_t[]", tuple(forgets))
+        numbers = ffi.new("uint64_t[]", tuple(handles))
+        count = lib.tree_cleanup(self._tables, pairs, len(forgets) // 2, numbers, len(handles), wrong)
+        return list(ffi.unpack(wrong, count)) if count else []
+
+    # ---- slots: the caller holds the slot's lock and has checked its number
+
+    def slot_load(self, slot: int) -> int:
+        """seq << 10 | op << 2 | state."""
+        return int(lib.slot_load(self._tables, slot))
+
+    def slot_store(self, slot: int, seq: int, op: int, state: int) -> None:
+        """Changes the slot's word at once.  Raises OSError (ERANGE) where a number does not fit."""
+        check(lib.slot_store(self._tables, slot, seq, op, state))
+
+    def slot_keep(self, slot: int, header: bytes, payload: Buffer) -> None:
+        """Keeps the reply and sets state 2; or 0, so that it runs again, where there is no memory for a long one."""
+        lib.slot_keep(
+            self._tables, slot, header, len(header), ffi.from_buffer("unsigned char[]", payload), len(payload)
+        )
+
+    def slot_reply(self, slot: int) -> tuple[bytes, bytes] | None:
+        """Header and payload of the reply that is kept, or None."""
+        reply = ffi.new("unsigned char **")
+        size = self._room.count
+        header = lib.slot_reply(self._tables, slot, reply, size)
+        if header < 0:
+            return None
+        whole = bytes(ffi.buffer(reply[0], header + size[0]))
+        return whole[:header], whole[header:]
+
+
+def _identity(identity: Identity) -> tuple[Any, Any]:
+    """The struct, and what must live as long as it."""
+    uid, gid, groups, umask = identity
+    numbers = ffi.new("uint32_t[]", tuple(groups)) if groups else ffi.NULL
+    return ffi.new("struct identity *", (uid, gid, numbers, len(groups), umask)), numbers
+
+
+def _transfer(size: int) -> Any:
+    if size > MAX_TRANSFER:
+        fail(-errno.EINVAL)
+    return _uninitialised("char[]", size or 1)

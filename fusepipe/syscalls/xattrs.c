@@ -1,0 +1,82 @@
+/*
+ * Extended attributes, by the path /proc/self/fd/N: the calls on descriptors refuse O_PATH ones.  The link leads to the
+ * inode itself, also to a symlink, whose trusted.* and security.* are reached like that and whose user.* the kernel
+ * refuses (xattr(7)).
+ */
+#include "operations.h"
+
+#include <string.h>
+#include <sys/xattr.h>
+
+#define XATTR_NAME_LIMIT 255u        /* XATTR_NAME_MAX */
+
+struct proc_path { char text[sizeof "/proc/self/fd/" + sizeof(struct proc_name)]; };
+
+static struct proc_path proc_path(int fd)
+{
+    struct proc_path path;
+    struct proc_name name = proc_name(fd);
+
+    memcpy(path.text, "/proc/self/fd/", sizeof "/proc/self/fd/");
+    strcat(path.text, name.text);
+    return path;
+}
+
+static int begin(struct tables *t, uint64_t node, const char *name, size_t size, struct used *used,
+                 struct proc_path *path)
+{
+    int error;
+
+    if (size > XATTR_NAME_LIMIT || memchr(name, 0, size))
+        return size > XATTR_NAME_LIMIT ? -ERANGE : -EINVAL;
+    error = inode_use(t, node, used);
+    if (!error)
+        *path = proc_path(used->fd);
+    return error;
+}
+
+static int end(struct tables *t, struct used *used, ssize_t result)
+{
+    int value = result < 0 ? -errno : (int)result;
+
+    inode_done(t, used);
+    return value;
+}
+
+int tree_getxattr(struct tables *t, uint64_t node, const char *name, size_t size, char *value, size_t room)
+{
+    struct used used;
+    struct proc_path path;
+    int error = begin(t, node, name, size, &used, &path);
+
+    return error ? error : end(t, &used, getxattr(path.text, name, value, room));
+}
+
+int tree_setxattr(struct tables *t, uint64_t node, const char *name, size_t size, const char *value,
+                  size_t value_size, uint32_t flags)
+{
+    struct used used;
+    struct proc_path path;
+    int error = t->read_only ? -EROFS : begin(t, node, name, size, &used, &path);
+
+    return error ? error : end(t, &used, setxattr(path.text, name, value, value_size, (int)flags));
+}
+
+/* NUL-ended names, one after the other. */
+int tree_listxattr(struct tables *t, uint64_t node, char *names, size_t room)
+{
+    struct used used;
+    struct proc_path path;
+    int error = begin(t, node, "", 0, &used, &path);
+
+    return error ? error : end(t, &used, listxattr(path.text, names, room));
+}
+
+int tree_removexattr(struct tables *t, uint64_t node, const char *name, size_t size)
+{
+    struct used used;
+    struct proc_path path;
+    int error = t->read_only ? -EROFS : begin(t, node, name, size, &used, &path);
+
+    return error ? error : end(t, &used, removexattr(path.text, name));
+}
