@@ -1,0 +1,18 @@
+/*
+ * The end of the connections: the first error in one of them is told to Python, which ends the mount.
+ *
+ * Thread-safe.
+ */
+#ifndef FUSEPIPE_DEVICE_NATIVE_LOST_H
+#define FUSEPIPE_DEVICE_NATIVE_LOST_H
+
+/* A connection is dead, for this reason.  Only the first one is kept. */
+void native_lost(const char *reason);
+
+/* The reason, once NATIVE_LOST was raised; "" before. */
+const char *native_reason(void);
+
+/* Before a session begins. */
+void native_lost_reset(void);
+
+#endif
