@@ -1,0 +1,142 @@
+"""Opening a session: HELLO over a fresh connection."""
+
+import socket
+
+import trio
+
+from fusepipe import __version__
+from fusepipe.client.errors import LinkLostError, MountError, RefusedError, VolumeError
+from fusepipe.client.link import Link
+from fusepipe.client.tracing import link_class
+from fusepipe.device.native import Channel
+from fusepipe.transport import Stream
+from fusepipe.wire import (
+    MAGIC,
+    MAJOR,
+    MINOR,
+    MINOR_MIN,
+    ClientConnection,
+    ClientSession,
+    ErrorCode,
+    HelloRequest,
+)
+from fusepipe.wire.client_session import Established, Lost, Refused
+
+HANDSHAKE_SECONDS = 10.0
+"""How long the server may take to answer."""
+
+CLEANUP_SLOTS = 4
+LOCK_SLOTS = 64
+MAX_TRANSFER = 1 << 20
+MAX_IN_FLIGHT = 16 << 20
+MAX_NAME = 255
+
+SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
+SEND_BUFFER = 4 * MAX_TRANSFER
+"""Room for whole writes in a Unix socket: with the usual 208 KiB each one takes several turns of both processes, which
+halves the throughput."""
+
+
+def offer(volume: str, readers: int, connections: int) -> HelloRequest:
+    """What this client asks for."""
+    return HelloRequest(
+        magic=MAGIC,
+        major=MAJOR,
+        minor_min=MINOR_MIN,
+        minor_max=MINOR,
+        features=(),
+        volume=volume.encode("utf-8", "surrogateescape"),
+        request_slots=readers,
+        cleanup_slots=CLEANUP_SLOTS,
+        lock_slots=LOCK_SLOTS,
+        connections=connections,
+        max_read=MAX_TRANSFER,
+        max_write=MAX_TRANSFER,
+        max_in_flight=MAX_IN_FLIGHT,
+        max_name=MAX_NAME,
+        software=f"fusepipe {__version__}",
+    )
+
+
+def _make_room(sock: socket.socket) -> None:
+    """Enlarges the buffer of a Unix socket: as root beyond the system's limit, else up to it (unix(7), socket(7))."""
+    if sock.family != socket.AF_UNIX:
+        return  # vsock has credits instead, of which the kernel knows best
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+
+async def open_link(stream: Stream, volume: str, readers: int, *, connections: int = 1, body_crc: bool) -> Link:
+    """A link over a connected stream, which belongs to the link from then on.  Raises MountError.
+
+    `connections` is how many the session is to have in all, if the server grants so many.
+    """
+    session = ClientSession(offer(volume, readers, connections), body_crc=body_crc)
+    connection = session.connection()
+    await _shake_hands(stream, connection, volume)
+    return link_class()(stream, session, connection)
+
+
+async def attach(link: Link, stream: Stream) -> Channel:
+    """A further connection of the link's session over a connected stream, for native threads.  Raises MountError."""
+    try:
+        connection = link.further()
+        await _shake_hands(stream, connection, "")
+        sent, received, body_crc = connection.hand_over()
+        return Channel(stream.detach(), sent, received, body_crc, stream.send_limit)
+    finally:
+        stream.close()
+
+
+async def _shake_hands(stream: Stream, connection: ClientConnection, volume: str) -> None:
+    _make_room(stream.socket)
+    try:
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            return await _open(stream, connection, volume)
+    except trio.TooSlowError as error:
+        raise LinkLostError(
+            f"the server has not answered for {HANDSHAKE_SECONDS:g} seconds",
+            "check that the address leads to a fusepipe server, and that its machine is not paused",
+        ) from error
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise _lost(str(error)) from error
+
+
+async def _open(stream: Stream, connection: ClientConnection, volume: str) -> None:
+    await stream.send_all(connection.start())
+    while True:
+        count = await stream.receive_into(connection.buffer())
+        for event in connection.received(count):
+            match event:
+                case Established():
+                    return
+                case Refused():
+                    raise _refusal(event, volume)
+                case Lost():
+                    raise _lost(event.reason)
+
+
+def _lost(reason: str) -> LinkLostError:
+    return LinkLostError(
+        f"the connection broke before the server had answered: {reason}",
+        "check that the address leads to a fusepipe server, and see that server's log",
+    )
+
+
+def _refusal(refused: Refused, volume: str) -> MountError:
+    cause = f"the server refuses: {refused.text}"
+    match refused.code:
+        case ErrorCode.NO_SUCH_VOLUME:
+            return VolumeError(
+                f"the server has no volume {volume!r}: {refused.text}", "correct the name after the last slash"
+            )
+        case ErrorCode.FAILED:
+            return VolumeError(cause, "see the server's log")
+        case ErrorCode.VERSION:
+            return RefusedError(cause, "install versions of fusepipe on both sides that understand each other")
+        case ErrorCode.LIMIT:
+            return RefusedError(cause, "end other mounts of that server, or raise its limit")
+        case _:
+            return RefusedError(cause, "see the server's log")
