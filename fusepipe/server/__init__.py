@@ -1,0 +1,40 @@
+"""The server: a listener, and a process for every session.
+
+The names are imported when they are first used: a session process needs little of it, and not trio.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusepipe.server.launching import SessionProcess, start_session
+    from fusepipe.server.listener import serve
+    from fusepipe.server.options import ServerError, ServerOptions
+    from fusepipe.server.volumes import Volume, VolumeError
+
+__all__ = [
+    "ServerError",
+    "ServerOptions",
+    "SessionProcess",
+    "Volume",
+    "VolumeError",
+    "serve",
+    "start_session",
+]
+
+_HOMES = {
+    "launching": ("SessionProcess", "start_session"),
+    "listener": ("serve",),
+    "options": ("ServerError", "ServerOptions"),
+    "volumes": ("Volume", "VolumeError"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that holds `name` (PEP 562)."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,90 @@
+"""What goes over the control socket from a launcher to its session process: first what to be, then connections.
+
+The socket is a Unix SOCK_SEQPACKET pair, so a message is whole or not there; file descriptors travel beside it
+(SCM_RIGHTS, unix(7)).  Both ends are the same version of the same program, and the guest never reaches it.
+"""
+
+import array
+import socket
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from msgpack import packb, unpackb  # type: ignore[import-untyped]  # it brings no type information
+
+from fusepipe import log
+from fusepipe.server.options import ServerOptions
+from fusepipe.wire import ServerLimits
+
+MAX_MESSAGE = 128 * 1024
+"""More than the longest message, which carries a first frame of 32 KiB and a little."""
+
+MAX_FDS = 2
+
+_ERRORS = "surrogateescape"  # names that were given on the command line may be any bytes: os.fsdecode
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The first message: what session this is.  Comes with the memfd of its tables and the volume's directory."""
+
+    session_id: bytes
+    volume: str
+    read_only: bool
+    options: ServerOptions
+    log: log.Settings
+
+
+@dataclass(frozen=True)
+class Give:
+    """A connection for the session, with its socket.  `first_frame` is b"" where nothing was received from it yet."""
+
+    first_frame: bytes
+    body_crc: bool
+
+
+Message: TypeAlias = Begin | Give
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A control socket: the launcher's end, which never blocks, and the session process's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def send(control: socket.socket, message: Message, fds: list[int]) -> None:
+    """Send one message with file descriptors, which stay open here.
+
+    Raises OSError; BlockingIOError where the session process does not take its messages.
+    """
+    values = [type(message).__name__, _plain(asdict(message))]
+    socket.send_fds(control, [packb(values, unicode_errors=_ERRORS)], fds)
+
+
+def receive(control: socket.socket) -> tuple[Message, list[int]] | None:
+    """Wait for a message; the file descriptors are the caller's.  None: the launcher has closed its end, or is gone."""
+    fds = array.array("i")
+    data, ancillary, _flags, _address = control.recvmsg(
+        MAX_MESSAGE, socket.CMSG_LEN(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for _level, _kind, rights in ancillary:
+        fds.frombytes(rights)
+    if not data:
+        return None
+    kind, values = unpackb(data, unicode_errors=_ERRORS)
+    return (_begin(values) if kind == Begin.__name__ else Give(**values)), list(fds)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the types that msgpack does not know."""
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else _plain(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
+
+
+def _begin(values: dict[str, Any]) -> Begin:
+    options, settings = values.pop("options"), values.pop("log")
+    limits = ServerLimits(**options.pop("limits"))
+    trace = frozenset(settings.pop("trace"))
+    return Begin(**values, options=ServerOptions(limits=limits, **options), log=log.Settings(**settings, trace=trace))

@@ -1,0 +1,306 @@
+"""The listener: accepts connections, reads the first frame of each, and hands it to the session that it belongs to."""
+
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TypeAlias
+
+import trio
+
+from fusepipe import log
+from fusepipe.server.launching import SessionProcess, start_session
+from fusepipe.server.options import ServerError, ServerOptions
+from fusepipe.server.volumes import Volume, VolumeError
+from fusepipe.transport import (
+    Address,
+    ConnectError,
+    FdAddress,
+    FirecrackerConnectAddress,
+    Listener,
+    OutOfResources,
+    Stream,
+    VsockAddress,
+    VsockListenAddress,
+    connect,
+    listen,
+)
+from fusepipe.wire import PREFIX, ErrorCode, HelloRequest, RemoteProtocolError, first_frame_size, opening, refusal
+from fusepipe.wire.messages import AttachRequest, ResumeRequest
+
+HELLO_PATIENCE = 10.0
+"""Seconds in which a connection that was accepted must have sent its first frame, and taken a refusal."""
+
+MAX_WAITING = 64
+"""Connections that may be without their first frame; one more takes the place of the oldest, which is closed."""
+
+PAUSE = 0.2
+"""Seconds before accepting again after an error such as no descriptors left, and before dialling a guest again."""
+
+_logger = log.get_logger("server")
+
+_Source: TypeAlias = tuple[Address, Listener | Stream | None]
+
+
+async def serve(
+    addresses: Sequence[Address],
+    volumes: Sequence[Volume],
+    options: ServerOptions | None = None,
+    *,
+    ready: Callable[[], None],
+) -> None:
+    """Serve `volumes` on `addresses` until cancelled; `ready` is called once, when every address can be connected to.
+
+    Cancelling drains: nothing more is accepted, socket files are removed, sessions finish what runs and are ended, by
+    force if they take longer than `options.drain`.  Without cancelling it returns only where all addresses are `fd:`,
+    and their sessions have ended.
+
+    This process's limit of file descriptors is raised as far as it may be.  Raises ServerError, VolumeError,
+    ListenError, and ConnectError (for `fd:`), for what is wrong at the start.
+    """
+    if not addresses:
+        raise ServerError("there is no address to listen on", "give at least one")
+    named = {os.fsencode(volume.name): volume for volume in volumes}
+    if not volumes or len(named) != len(volumes):
+        what = "two volumes have the same name" if volumes else "there is no volume to serve"
+        raise ServerError(what, "give each volume a name of its own, as NAME=DIRECTORY")
+    for volume in volumes:
+        volume.check()
+    # Two descriptors for each session, and one for each connection that has not said what it wants.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with ExitStack() as stack:
+        sources: list[_Source] = []
+        for address in addresses:
+            source = await _source(address)
+            if source is not None:
+                stack.callback(source.close)
+            sources.append((address, source))
+        await _Server(named, options or ServerOptions()).run(sources, ready)
+
+
+async def _source(address: Address) -> Listener | Stream | None:
+    """Where connections on an address come from; None: they are dialled."""
+    if isinstance(address, FirecrackerConnectAddress):
+        return None
+    if isinstance(address, FdAddress):
+        return await connect(address, deadline=0)
+    return await listen(address)
+
+
+class _Server:
+    """What the tasks of one listener share."""
+
+    def __init__(self, volumes: dict[bytes, Volume], options: ServerOptions) -> None:
+        self._volumes = volumes
+        self._options = options
+        self._sessions: dict[bytes, SessionProcess] = {}
+        self._waiting: dict[Stream, trio.CancelScope] = {}  # in the order in which they were accepted
+
+    async def run(self, sources: list[_Source], ready: Callable[[], None]) -> None:
+        """Accept and serve, until cancelled or until nothing can come any more."""
+        async with trio.open_nursery() as sessions:
+            try:
+                async with trio.open_nursery() as accepting:
+                    for address, source in sources:
+                        if isinstance(source, Stream):
+                            accepting.start_soon(self._greet, source, address, sessions)
+                        elif source is None:
+                            accepting.start_soon(self._dial, address, sessions)
+                        else:
+                            accepting.start_soon(self._accept, source, accepting, sessions)
+                    ready()
+            finally:
+                # At once, not after the sessions, so that clients see that nobody is here.
+                for _, source in sources:
+                    if source is not None:
+                        source.close()
+
+    # ---- where connections come from ----
+
+    async def _accept(self, listener: Listener, accepting: trio.Nursery, sessions: trio.Nursery) -> None:
+        """Accept for as long as the server lives."""
+        complained = False
+        while True:
+            try:
+                stream = await listener.accept()
+            except (OutOfResources, OSError) as error:
+                # Whatever it is, the sessions that run must not suffer from it.
+                if not complained:
+                    _logger.error("cannot accept connections", address=str(listener.address), error=error)
+                complained = True
+                await trio.sleep(PAUSE)
+                continue
+            complained = False
+            while len(self._waiting) >= MAX_WAITING:
+                oldest = next(iter(self._waiting))
+                self._waiting.pop(oldest).cancel()
+            accepting.start_soon(self._greet, stream, listener.address, sessions)
+
+    async def _dial(self, address: Address, sessions: trio.Nursery) -> None:
+        """Keep one connection open to a guest that listens, until it has become a session's; then dial the others that
+        its HELLO asked for.
+
+        Dials again when the session has ended; without an end, since guests come and go.
+        """
+        complaints: set[str] = set()
+        while True:
+            session = await self._dial_once(address, sessions, complaints)
+            if session is not None:
+                async with trio.open_nursery() as further:
+                    for _ in range(session.connections - 1):
+                        further.start_soon(self._dial_once, address, sessions, complaints)
+                    await session.over.wait()
+                    further.cancel_scope.cancel()
+            await trio.sleep(PAUSE)
+
+    async def _dial_once(self, address: Address, sessions: trio.Nursery, complaints: set[str]) -> SessionProcess | None:
+        """Dial, and hand the connection on: the session that it went to, None where it went to none.
+
+        `complaints` holds the errors that have been logged since a guest answered.
+        """
+        try:
+            stream = await connect(address, deadline=math.inf)
+        except ConnectError as error:
+            if str(error) not in complaints:
+                _logger.error("cannot dial the guest", error=error)
+            complaints.add(str(error))
+            return None
+        complaints.clear()
+        return await self._route(stream, address, sessions)
+
+    # ---- the first frame ----
+
+    async def _greet(self, stream: Stream, address: Address, sessions: trio.Nursery) -> None:
+        """Hand a connection on, or refuse it, with as much patience as one deserves whom nobody has called."""
+        with trio.move_on_after(HELLO_PATIENCE) as scope:
+            self._waiting[stream] = scope
+            try:
+                await self._route(stream, address, sessions)
+            finally:
+                self._waiting.pop(stream, None)
+        if scope.cancelled_caught:
+            _logger.info("a connection said nothing in time", address=str(address))
+
+    async def _route(self, stream: Stream, address: Address, sessions: trio.Nursery) -> SessionProcess | None:
+        """Read the first frame of a connection, and nothing beyond it, and hand the connection on or refuse it.
+
+        Returns the session that has it now.  Nothing that a client does, nor a mistake of ours, concerns more than its
+        own connection.
+        """
+        try:
+            self._check_peer(stream, address)
+            return await self._hand_on(stream, address, sessions)
+        except RemoteProtocolError as error:
+            await self._refuse(stream, address, error)
+        except trio.BrokenResourceError as error:
+            _logger.debug("a connection broke before its first frame", address=str(address), error=error)
+        except Exception as error:
+            _logger.error("a connection failed unexpectedly", address=str(address), error=error)
+        finally:
+            stream.close()
+        return None
+
+    def _check_peer(self, stream: Stream, address: Address) -> None:
+        """Raises RemoteProtocolError where a vsock connection comes from a machine that may not connect."""
+        allowed = self._options.allowed_cids
+        if allowed is not None and isinstance(address, VsockAddress | VsockListenAddress):
+            cid = stream.peer.cid
+            if cid not in allowed:
+                raise RemoteProtocolError(f"the machine with CID {cid} may not connect here", ErrorCode.REFUSED)
+
+    async def _hand_on(self, stream: Stream, address: Address, sessions: trio.Nursery) -> SessionProcess | None:
+        """The session that has the connection now.  Raises RemoteProtocolError with what the client is to be told."""
+        frame = bytearray(PREFIX.size)
+        if not await _receive(stream, frame, 0):
+            return None
+        frame.extend(bytes(first_frame_size(frame)))
+        if not await _receive(stream, frame, PREFIX.size):
+            raise RemoteProtocolError("the stream ended in the middle of the first frame")
+        message = opening(frame)
+        if isinstance(message, HelloRequest):
+            session = self._begin(message, str(stream.peer), sessions)
+        else:
+            session = self._find(message)
+        try:
+            session.give(stream.detach(), bytes(frame), body_crc=address.wants_body_crc)
+        except OSError as error:
+            _logger.warning("a session process does not take a connection", pid=session.pid, error=error)
+            if isinstance(message, HelloRequest):
+                session.terminate()
+            return None
+        return session
+
+    def _find(self, message: AttachRequest | ResumeRequest) -> SessionProcess:
+        """The process of the session that ATTACH or RESUME names."""
+        session = self._sessions.get(message.session)
+        if session is None:
+            raise RemoteProtocolError("the server does not know this session", ErrorCode.STALE)
+        return session
+
+    def _begin(self, hello: HelloRequest, peer: str, sessions: trio.Nursery) -> SessionProcess:
+        """Start the process of a new session."""
+        volume = self._volumes.get(hello.volume)
+        if volume is None:
+            name = os.fsdecode(hello.volume)
+            raise RemoteProtocolError(f"there is no volume {name!r} on this server", ErrorCode.NO_SUCH_VOLUME)
+        if len(self._sessions) >= self._options.max_sessions:
+            raise RemoteProtocolError(f"the server has {len(self._sessions)} sessions already", ErrorCode.LIMIT)
+        try:
+            session = start_session(volume, self._options)
+            session.connections = min(hello.connections, self._options.limits.connections)
+        except (OSError, VolumeError) as error:
+            _logger.error("a session cannot be started", volume=volume.name, peer=peer, error=error)
+            # The client is not told why: paths of the host are not for guests.
+            text = "the volume cannot be served at present; the server's log says why"
+            raise RemoteProtocolError(text, ErrorCode.FAILED) from error
+        self._sessions[session.session_id] = session
+        sessions.start_soon(self._watch_over, session, volume, peer)
+        return session
+
+    async def _refuse(self, stream: Stream, address: Address, error: RemoteProtocolError) -> None:
+        _logger.warning("a client was refused", address=str(address), cause=error.text)
+        try:
+            with trio.move_on_after(HELLO_PATIENCE):
+                await stream.send_all(refusal(error.code, error.text, *error.detail))
+                await stream.send_eof()
+                # Closing at once would make the kernel drop what was sent if the client had sent more than was read.
+                while await stream.receive_some():
+                    pass
+        except trio.BrokenResourceError:
+            return
+
+    # ---- sessions ----
+
+    async def _watch_over(self, session: SessionProcess, volume: Volume, peer: str) -> None:
+        """From the beginning to the end of a session process; being cancelled ends it."""
+        about: dict[str, object] = {"volume": volume.name, "peer": peer, "pid": session.pid}
+        begin = time.monotonic()
+        _logger.info("a session began", **about)
+        try:
+            async with session:
+                await session.wait()
+        finally:
+            del self._sessions[session.session_id]
+            session.over.set()
+            about |= {"seconds": round(time.monotonic() - begin, 1), "status": session.status}
+            # A session that is told to end before it has begun is ended by the signal.
+            if session.status in (0, -signal.SIGTERM):
+                _logger.info("a session ended", **about)
+            else:
+                _logger.error("a session process died", **about)
+
+
+async def _receive(stream: Stream, frame: bytearray, start: int) -> bool:
+    """Fill `frame` from `start` on; False where the stream ends before."""
+    view = memoryview(frame)[start:]
+    with view:
+        while view:
+            count = await stream.receive_into(view)
+            if not count:
+                return False
+            view = view[count:]
+    return True

@@ -1,0 +1,35 @@
+"""What can be set about a server and its sessions."""
+
+from dataclasses import dataclass, field
+
+from fusepipe.wire import ServerLimits
+
+
+class ServerError(Exception):
+    """A server that cannot start.  `cause` says why, `remedy` what to do; the text of the exception has both."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause}; {remedy}")
+        self.cause = cause
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Limits and patience.  All have defaults that suit a server for many guests.
+
+    limits        what HELLO may be granted at most; a session's memory is sized by its slots
+    fd_budget     how many file descriptors of the host a session may hold for inodes that the guest knows; None: most
+                  of what RLIMIT_NOFILE allows
+    drain         seconds that running calls get to end when the server is told to stop; then they are interrupted
+    native        hot requests run in C; off: every request in Python, with the same answers
+    max_sessions  how many sessions may exist at once; one more is refused
+    allowed_cids  the context ids of machines that may connect over vsock; None: all that reach the port
+    """
+
+    limits: ServerLimits = field(default_factory=lambda: ServerLimits(request_slots=256))
+    fd_budget: int | None = None
+    drain: float = 10.0
+    native: bool = False
+    max_sessions: int = 1024
+    allowed_cids: tuple[int, ...] | None = None

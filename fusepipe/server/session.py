@@ -1,0 +1,295 @@
+"""A session as it runs: its connections, its threads, and the way of each request through them."""
+
+import errno
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from time import monotonic, perf_counter, sleep
+
+from fusepipe import log
+from fusepipe.server.connection import Connection
+from fusepipe.server.dispatcher import Dispatch
+from fusepipe.server.interrupts import Interrupts
+from fusepipe.server.leading import Led
+from fusepipe.server.native import Native
+from fusepipe.server.threads import Threads
+from fusepipe.server.watch import Watch
+from fusepipe.wire import (
+    ROWS,
+    Op,
+    RemoteProtocolError,
+    ServerConnection,
+    ServerSession,
+    Verdict,
+    encode_errno,
+)
+from fusepipe.wire.server_session import Answer, Arrived, ByeReceived, Interrupted, Opened
+
+SLOW = 0.0001
+"""Seconds; an operation that took longer is expected to be slow again the next times."""
+
+EXPECTED_SLOW = 16
+"""How many times it is expected; then one is tried without help."""
+
+LOCK_WAITS = frozenset(op for op in Op if ROWS[op].channel == "lock")
+
+UNWANTED_PATIENCE = 0.5
+"""Seconds in which requests may end by themselves whose client is gone."""
+
+FLUSH_PATIENCE = 1.0
+"""Seconds at the end of a session in which its clients may read the last replies."""
+
+
+class Session:
+    """The threads of one session.  `add` gives it connections; it ends when the last of them has ended, or with BYE.
+
+    A connection's leader receives a request, runs it and answers it, all in one thread.  Where the same operation was
+    slow just before, another thread is told to lead first; where it turns out to be slow, the watch sends one.  So a
+    slow operation holds up nobody, and a quick one costs no switch between threads.
+
+    At most one thread per request in service and one per connection are started, and one each that watches, sends
+    signals, and waits for a client that does not read.
+
+    Lock order: a slot's lock, `_lock`, a connection's send lock.  `next_event`, `fail` and `lost` of the wire take the
+    slots' locks themselves and are called with none of these held.
+    """
+
+    def __init__(
+        self,
+        wire: ServerSession,
+        slot_locks: Sequence[AbstractContextManager[object]],
+        dispatch: Dispatch,
+        *,
+        interrupt_signal: int,
+        on_end: Callable[[], None],
+        logger: log.Logger,
+        native: Native | None = None,
+    ) -> None:
+        """`slot_locks` are those that `wire` was given; `on_end` is called once, from any thread, when `ended` is set.
+        `native`: what runs hot requests in C; its slot locks and traffic are `wire`'s.
+
+        Raises OSError where no threads can be started.
+        """
+        self.ended = threading.Event()
+        """No connection is left, BYE came, or something unexpected happened: now call `close`."""
+        self.failed = False
+        """Whether something unexpected happened; it has been logged."""
+        self._wire = wire
+        self._slot_locks = slot_locks
+        self._dispatch = dispatch
+        self._on_end = on_end
+        self._logger = logger
+        self._slow = [0] * (max(Op) + 1)
+        self._lock = threading.Lock()
+        self._native = native
+        self._connections: dict[ServerConnection, Led] = {}  # replaced, never changed: readers need no lock
+        self._draining = False
+        self._threads = Threads("session", self._unexpected, logger)
+        self._interrupts = Interrupts(slot_locks, interrupt_signal, native.running if native else None)
+        self._watch = Watch(lambda: self._connections.values(), self._relieve)
+        for job in (self._watch.run, self._interrupts.run):
+            if not self._threads.run(job):
+                raise OSError(errno.EAGAIN, "no more threads can be started")
+
+    # ---- connections ----
+
+    def add(self, sock: socket.socket, first_frame: bytes = b"", *, body_crc: bool = False) -> None:
+        """Take over a connected socket.  `first_frame` was received from it already: a whole frame, or nothing."""
+        connection: Led
+        if self._native is None:
+            connection = Connection(sock, self._wire.connection(body_crc=body_crc))
+        else:
+            connection = self._native.connection(sock, self._wire, body_crc=body_crc)
+        wire = connection.wire
+        if first_frame:
+            connection.feed(first_frame)
+        with self._lock:
+            refused = self._draining or self.ended.is_set()
+            if not refused:
+                self._connections = self._connections | {wire: connection}
+        if refused or not self._threads.run(partial(self._lead, connection, 0)):
+            wire.lost()
+            self._closed(connection)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return bool(self._connections)
+
+    def _closed(self, connection: Led) -> None:
+        """Nobody leads the connection any more."""
+        connection.shut()
+        connection.end_receiving()
+        with self._lock:
+            self._connections = {wire: other for wire, other in self._connections.items() if other is not connection}
+            last = not self._connections
+        if self._native is not None:
+            self._native.forget(connection)
+        if last:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self.ended.set()
+        self._on_end()
+
+    def _unexpected(self, error: BaseException) -> None:
+        """A thread of the session ended with an exception: the session ends too."""
+        self.failed = True
+        self._logger.error("a session broke", error=error)
+        self._end()
+
+    # ---- leading ----
+
+    def _lead(self, connection: Led, term: int) -> None:
+        """Receive and do what comes, until another thread leads or the connection ends."""
+        while True:
+            event = connection.receive()
+            if isinstance(event, Arrived):
+                if self._draining:
+                    # The connection stays open for the replies of what runs, until `close` has seen their end.
+                    connection.end_receiving()
+                    return
+                if not self._work(connection, term, event):
+                    return
+            elif isinstance(event, Answer):
+                if connection.send(event.header):
+                    self._flush_elsewhere(connection)
+            elif isinstance(event, Interrupted):
+                with self._slot_locks[event.slot]:
+                    self._interrupts.interrupt(event.slot, event.seq, self._wire.store.load(event.slot).seq)
+            elif isinstance(event, Opened):
+                if event.op is Op.HELLO and self._native is not None:
+                    assert self._wire.agreed is not None
+                    self._native.agreed(self._wire.agreed)
+                for wire in event.superseded:
+                    if wire in self._connections:
+                        self._connections[wire].shut()
+            elif isinstance(event, ByeReceived):
+                self._end()
+            else:
+                if event.error is not None and not connection.hung_up:
+                    self._logger.warning("a client broke the protocol", cause=event.reason)
+                else:
+                    self._logger.debug("a connection ended", cause=event.reason)
+                break
+        self._closed(connection)
+
+    def _relieve(self, connection: Led, job: int) -> bool:
+        """Send a thread to lead where the leader is busy with `job`: whether one comes, else the leader has to."""
+        if connection.relief_comes:
+            return True
+        connection.relief_comes = True
+        if self._threads.run(partial(self._take_over, connection, job)):
+            return True
+        connection.relief_comes = False
+        return False
+
+    def _take_over(self, connection: Led, job: int) -> None:
+        connection.relief_comes = False
+        term = connection.supersede(job)
+        if term is not None:
+            self._lead(connection, term)
+
+    # ---- requests ----
+
+    def _work(self, connection: Led, term: int, event: Arrived) -> bool:
+        """Do with a request what its slot says.  Returns whether the thread still leads."""
+        slot, seq = event.slot, event.seq
+        try:
+            with self._slot_locks[slot]:
+                verdict = connection.wire.arrive(event)
+                if verdict is Verdict.RUN:
+                    to_run = self._interrupts.start(slot, seq)
+                elif verdict is Verdict.REPLAY:
+                    kept = self._wire.store.reply(slot)
+                    if kept is not None and connection.send(*kept):
+                        self._flush_elsewhere(connection)
+        except RemoteProtocolError as error:
+            answer, close = connection.wire.fail(error)
+            connection.send(answer.header)
+            self._logger.warning("a client broke the protocol", cause=close.reason)
+            self._closed(connection)
+            return False
+        return verdict is not Verdict.RUN or self._run(connection, term, event, to_run)
+
+    def _run(self, connection: Led, term: int, event: Arrived, to_run: bool) -> bool:
+        """Run a request and answer it.  Returns whether the thread still leads."""
+        slot, seq, op = event.slot, event.seq, event.op
+        job = connection.begin()
+        expected = self._slow[op]
+        refused = 0 if to_run else errno.EINTR
+        if op in LOCK_WAITS:
+            # It may last for ever, and what ends it may come on this very connection.
+            if not self._relieve(connection, job):
+                refused = errno.ENOLCK
+        elif expected:
+            self._slow[op] = expected - 1
+            self._relieve(connection, job)
+        # Also where a thread was sent: it may have been sent for a request before this one, and then does not lead.
+        if not self._watch.awake:
+            self._watch.rouse()
+        begin = perf_counter()
+        header, payload = (encode_errno(slot, seq, refused), b"") if refused else self._dispatch(event)
+        if not expected and perf_counter() - begin > SLOW:
+            self._slow[op] = EXPECTED_SLOW
+        with self._slot_locks[slot]:
+            self._interrupts.stop(slot)
+            wire = self._wire.finish(slot, seq, header, payload)
+            route = None if wire is None else self._connections.get(wire)
+            # Under the slot's lock, so that `close` can tell when the last reply has been sent.
+            unsent = route is not None and route.send(header, payload)
+        if route is not None and unsent:
+            route.flush()
+        return connection.leads(term)
+
+    def _flush_elsewhere(self, connection: Led) -> None:
+        """Let another thread wait for the client to read."""
+        if not self._threads.run(connection.flush):
+            connection.shut()
+
+    # ---- the end ----
+
+    def close(self, patience: float) -> None:
+        """Receive nothing more, let what runs end and be answered, then close everything.
+
+        Takes little more than `patience` seconds: what still runs after half of it is interrupted (after half a second
+        where the session has ended and nobody waits for answers), and what still runs at its end is given up: it ends
+        with the process.  To be called once, from a thread that is not the session's.
+        """
+        self._draining = True
+        if self._native is not None:
+            self._native.drain()
+        begin = monotonic()
+        grace = min(UNWANTED_PATIENCE, patience / 2) if self.ended.is_set() else patience / 2
+        interrupted = False
+        while self._interrupts.running() and monotonic() - begin < patience:
+            if not interrupted and monotonic() - begin > grace:
+                self._interrupts.interrupt_all()
+                interrupted = True
+            sleep(0.002)
+        given_up = self._interrupts.running()
+        if given_up:
+            self._logger.warning("requests did not end in time", requests=len(given_up))
+        for lock in self._slot_locks:
+            with lock:
+                pass  # whoever ended a request has sent its reply
+        end = monotonic() + FLUSH_PATIENCE
+        while self._unsent() and monotonic() < end:
+            sleep(0.002)
+        for connection in self._connections.values():
+            connection.shut()
+        self._watch.stop()
+        self._interrupts.close()
+        ended = self._threads.stop(0.0 if given_up else FLUSH_PATIENCE)
+        if self._native is not None:
+            self._native.stop(0.0 if given_up else FLUSH_PATIENCE, may_free=ended)
+
+    def _unsent(self) -> bool:
+        """Whether there are replies that the clients have not got yet."""
+        made = self._native is not None and self._native.unsettled
+        return made or any(connection.unsent for connection in self._connections.values())

@@ -1,0 +1,150 @@
+"""The session process: one client's session, its crash, its memory and its file descriptors.
+
+A launcher starts it with one end of a control socket, on which it says what to be and gives connections.  It ends with
+exit status 0 when its last connection has ended, after BYE, or after SIGTERM; with 1 after an unexpected error.  A
+launcher that dies changes nothing for the connections that are there.
+
+Started for every mount, so nothing is imported that it does not use; trio above all.
+"""
+
+import faulthandler
+import os
+import resource
+import secrets
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NoReturn
+
+from fusepipe import log
+from fusepipe.server import control
+from fusepipe.server.dispatcher import dispatcher
+from fusepipe.server.handlers import HANDLERS
+from fusepipe.server.native import Native
+from fusepipe.server.options import ServerOptions
+from fusepipe.server.session import Session
+from fusepipe.server.tables import Tables
+from fusepipe.syscalls import facts, install_interrupt_handler
+from fusepipe.wire import ServerSession
+
+INTERRUPT_SIGNAL = signal.SIGUSR1
+STATISTICS_SIGNAL = signal.SIGUSR2
+"""Asks a session process to log what it holds."""
+
+MIN_FD_BUDGET = 16
+MAX_FD_BUDGET = 32768
+"""Where inodes can be opened by handle again, more descriptors than this only keep kernel memory in use."""
+
+
+def main() -> NoReturn:
+    """What runs in the process: `python -c ... CONTROL_FD PLACE`."""
+    try:
+        status = _run(socket.socket(fileno=int(sys.argv[1])))
+    except BaseException as error:
+        log.get_logger("server").error("a session process failed", pid=os.getpid(), error=error)
+        status = 1
+    # Without an interpreter's shutdown: threads may wait in system calls that cannot be interrupted.
+    os._exit(status)
+
+
+def _run(channel: socket.socket) -> int:
+    """Serve one session; returns the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    signal.signal(signal.SIGTERM, lambda *_: os.eventfd_write(wake, 1))
+    received = control.receive(channel)
+    if received is None:
+        return 0
+    begin, (memfd, root) = received
+    assert isinstance(begin, control.Begin)
+    log.apply(begin.log)
+    log.log_uncaught()
+    logger = log.get_logger("server").bind(volume=begin.volume, pid=os.getpid())
+    faulthandler.enable()
+    os.umask(0)  # the mode that comes with a request is what the guest's kernel made of its umask
+    os.chdir("/")
+    install_interrupt_handler(INTERRUPT_SIGNAL)
+    capabilities = facts().capabilities
+    tables = Tables(
+        memfd,
+        root,
+        fd_budget=_fd_budget(begin.options, by_handle="dac_read_search" in capabilities),
+        privileged={"setuid", "setgid"} <= capabilities,
+        read_only=begin.read_only,
+    )
+    os.close(memfd)
+    os.close(root)
+    # Runs in the main thread, which the kernel prefers for it, so no worker's system call ends early (signal(7)).
+    signal.signal(STATISTICS_SIGNAL, lambda *_: logger.info("statistics of a session", **tables.statistics()))
+    # A traced request has to pass where it is logged.
+    native = begin.options.native and not log.tracing("server")
+    shared = Native(tables, INTERRUPT_SIGNAL, logger) if native else None
+    locks: Sequence[AbstractContextManager[object]]
+    locks = shared.slot_locks if shared else [threading.Lock() for _ in range(len(tables.slots))]
+    wire = ServerSession(
+        begin.session_id,
+        begin.options.limits,
+        tables.slots,
+        token_bytes=secrets.token_bytes,
+        read_only=begin.read_only,
+        software="fusepipe",
+        slot_locks=locks,
+        traffic=shared.traffic if shared else None,
+    )
+    session = Session(
+        wire,
+        locks,
+        dispatcher(tables, HANDLERS, logger),
+        interrupt_signal=INTERRUPT_SIGNAL,
+        on_end=lambda: os.eventfd_write(wake, 1),
+        logger=logger,
+        native=shared,
+    )
+    _take_connections(channel, wake, session)
+    session.close(begin.options.drain)
+    logger.debug("a session process ends", **tables.statistics())
+    return 1 if session.failed else 0
+
+
+def _take_connections(channel: socket.socket, wake: int, session: Session) -> None:
+    """Give the session what arrives on the control socket, until it ends or SIGTERM comes.
+
+    A launcher that is gone leaves a session that has no connection yet with nothing to wait for.
+    """
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    while True:
+        # Ends with the session, with SIGTERM, or with a message; the two first write to `wake`.
+        ready = {fd for fd, _ in poll.poll()}
+        if wake in ready:
+            return
+        received = control.receive(channel)
+        if received is None:
+            poll.unregister(channel)
+            if not session.connected:
+                return
+            continue
+        message, fds = received
+        assert isinstance(message, control.Give)
+        session.add(socket.socket(fileno=fds[0]), message.first_frame, body_crc=message.body_crc)
+
+
+def _fd_budget(options: ServerOptions, *, by_handle: bool) -> int:
+    """Raise the limit of descriptors as far as this process may, and say how many of them inodes and handles get.
+
+    What else needs some: each thread that runs a request (up to 4), connections, and what every process has.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = hard - min(4 * options.limits.slots, hard // 2) - options.limits.connections - 64
+    wanted = options.fd_budget or (min(room, MAX_FD_BUDGET) if by_handle else room)
+    return max(MIN_FD_BUDGET, min(wanted, room))
+
+
+if __name__ == "__main__":
+    main()

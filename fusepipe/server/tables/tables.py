@@ -1,0 +1,77 @@
+"""The tables of one session, mapped."""
+
+import errno
+import os
+from types import TracebackType
+from typing import Self
+
+from ... import syscalls
+from ...syscalls import Tree
+from .locks import Locks
+from .slots import SlotStore
+
+LEAST_BUDGET = 16
+
+
+def create_memfd(slots: int, *, inodes: int = 1 << 24, handles: int = 1 << 20) -> int:
+    """A memfd for the tables of one session, close-on-exec and sealed against any change of its size.
+
+    `slots` is ServerLimits.slots.  `inodes` and `handles` are the most that there can be; they cost address space only,
+    memory is taken as rows are used.  Raises OSError.
+    """
+    return syscalls.create_memfd(slots, inodes, handles)
+
+
+class Tables:
+    """Inodes, handles and slots of one session over one directory.  Safe to use from any thread, but for `close`."""
+
+    def __init__(
+        self, memfd: int, root: str | bytes | int, *, fd_budget: int, privileged: bool, read_only: bool = False
+    ) -> None:
+        """Maps a memfd of `create_memfd`; one that was used before goes on with its inodes, handles and slots.
+
+        `root` is a path or a descriptor of the volume's directory; it and `memfd` stay the caller's.  `fd_budget`
+        limits descriptors of open handles and cached inodes together; calls that run need up to 3 more each, a
+        filesystem in the volume one.  `privileged`: files are made as the caller, which needs root.  Raises OSError
+        where the root is missing or not a directory, ValueError where the memfd is none of ours or belongs to another
+        directory.
+        """
+        if fd_budget < LEAST_BUDGET:
+            raise ValueError(f"fd_budget is {fd_budget}; the least is {LEAST_BUDGET}")
+        root_fd = root if isinstance(root, int) else os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.tree = Tree(memfd, root_fd, fd_budget=fd_budget, privileged=privileged, read_only=read_only)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise ValueError("the memfd does not hold tables of this version") from error
+            if error.errno == errno.ESTALE:
+                raise ValueError("the memfd holds the tables of another directory") from error
+            raise
+        finally:
+            if not isinstance(root, int):
+                os.close(root_fd)
+        self.read_only = read_only
+        self.slots = SlotStore(self.tree)
+        self.locks = Locks(self.tree)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters by name: inodes, lookups (not yet forgotten), handles, fds (that count against the budget), pinned
+        (inodes without a name), evictions, reopened (by file handle), overforgotten (errors of the client),
+        pins_given_up, filesystems.  Walks the inode table.
+        """
+        return self.tree.statistics()
+
+    def close(self) -> None:
+        """Closes every descriptor, which ends all locks, and unmaps; the memfd keeps what it says.  No call may be
+        running.
+        """
+        self.locks.close()
+        self.tree.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
