@@ -1,0 +1,1 @@
+"""The command `fusepipe`: one file per command, and what they share."""

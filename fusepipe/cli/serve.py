@@ -1,0 +1,167 @@
+"""`fusepipe serve`: the host's half, which serves directories to guests."""
+
+from typing import Any
+
+import click
+
+from fusepipe import log
+from fusepipe.cli import report
+from fusepipe.cli.command import Command
+from fusepipe.cli.exits import CommandError, ExitCode, leaves
+from fusepipe.cli.notify import notify
+from fusepipe.cli.options import NATIVE_OPTION, log_options, set_up_logging
+from fusepipe.cli.running import run_until_stopped
+from fusepipe.server import ServerOptions, Volume, VolumeError
+from fusepipe.transport import Address, AddressError
+
+
+class ListenAddress(click.ParamType[Address]):
+    """Where to listen."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        if isinstance(value, Address):
+            return value
+        try:
+            return Address.parse(value)
+        except AddressError as error:
+            self.fail(str(error), param, ctx)
+
+
+class VolumeText(click.ParamType[Volume]):
+    """NAME=DIR or NAME=DIR:ro."""
+
+    name = "volume"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Volume:
+        if isinstance(value, Volume):
+            return value
+        try:
+            return Volume.parse(value)
+        except VolumeError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(
+    cls=Command,
+    short_help="Serve directories to who mounts them.",
+    examples=[
+        ("fusepipe serve --listen unix:/run/fusepipe.sock --volume data=/srv/data", "one directory, on this machine"),
+        (
+            "fusepipe serve --listen vsock:any:5000 --volume data=/srv/data --volume docs=/usr/share/doc:ro",
+            "two volumes for the VMs of this machine, the second one read-only",
+        ),
+        (
+            "fusepipe serve --listen firecracker:/run/vm1/vsock.sock:5000 --volume data=/srv/data",
+            "for a Firecracker VM with that vsock device",
+        ),
+    ],
+    exit_codes=[ExitCode.VOLUME, ExitCode.CONNECT],
+)
+@click.option(
+    "--listen",
+    type=ListenAddress(),
+    multiple=True,
+    required=True,
+    metavar="ADDR",
+    show_default="none, at least one is needed",
+    help="Listen on ADDR: unix:PATH, vsock:CID:PORT, vsock-listen:PORT or firecracker:PATH:PORT; or serve the one "
+    "connection of fd:N or firecracker-connect:PATH:PORT.  May be given several times.",
+)
+@click.option(
+    "--volume",
+    type=VolumeText(),
+    multiple=True,
+    required=True,
+    metavar="NAME=DIR[:ro]",
+    show_default="none, at least one is needed",
+    help="Serve the directory DIR as NAME; with :ro nobody can change it.  May be given several times.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=ServerOptions.drain,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running requests may take to end when the server is told to stop.",
+)
+@click.option(
+    "--max-sessions",
+    type=click.IntRange(min=1),
+    default=ServerOptions.max_sessions,
+    show_default=True,
+    metavar="N",
+    help="Mounts that may exist at once; one more is refused.",
+)
+@click.option(
+    "--fd-budget",
+    type=click.IntRange(min=16),
+    metavar="N",
+    show_default="most of what the limit of open files allows",
+    help="Open files that each session may keep for inodes that its guest knows.",
+)
+@click.option(
+    "--allow-cid",
+    type=click.IntRange(0, 0xFFFFFFFE),
+    multiple=True,
+    metavar="CID",
+    show_default="all",
+    help="Only the machine with this context id may connect to vsock addresses.  May be given several times.",
+)
+@NATIVE_OPTION
+@log_options("info")
+def serve(
+    listen: tuple[Address, ...],
+    volume: tuple[Volume, ...],
+    drain: float,
+    max_sessions: int,
+    fd_budget: int | None,
+    native: str,
+    allow_cid: tuple[int, ...],
+    **logging: Any,
+) -> int:
+    """Serve directories of this machine, each as a volume with a name, to who mounts them.
+
+    It stays in the foreground, prints one line when every address listens, and tells the service manager (sd_notify).
+    SIGTERM and SIGINT let running requests end, and then end the server.
+    """
+    set_up_logging(**logging)
+    from fusepipe.server import ServerError, serve
+    from fusepipe.transport import ConnectError, ListenError
+
+    is_ready = False
+
+    def ready() -> None:
+        nonlocal is_ready
+        is_ready = True
+        names = ", ".join(one.name for one in volume)
+        report.ready(f"serving {names} on {', '.join(map(str, listen))}")
+        notify("READY=1")
+
+    options = ServerOptions(
+        drain=drain,
+        max_sessions=max_sessions,
+        fd_budget=fd_budget,
+        native=native == "auto",
+        allowed_cids=allow_cid or None,
+    )
+    try:
+        run_until_stopped(
+            lambda: serve(listen, volume, options, ready=ready),
+            is_ready=lambda: is_ready,
+            stopping=lambda: notify("STOPPING=1"),
+        )
+    except (ServerError, VolumeError, ListenError, ConnectError, BaseExceptionGroup) as error:
+        first = next(leaves(error))
+        if isinstance(first, ServerError):
+            code = ExitCode.USAGE
+        elif isinstance(first, VolumeError):
+            code = ExitCode.VOLUME
+        elif isinstance(first, ListenError | ConnectError):
+            raise CommandError(str(first.address), first.cause, first.remedy, ExitCode.CONNECT) from error
+        else:
+            raise
+        raise CommandError("cannot serve", first.cause, first.remedy, code) from error
+    log.get_logger("server").info("the server has ended")
+    return ExitCode.OK
