@@ -1,0 +1,480 @@
+"""Native threads over a fake device: socket pairs in the place of /dev/fuse and its clones, and of the server."""
+
+import errno
+import importlib.util
+import os
+import re
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cffi import FFI  # type: ignore[import-untyped]  # it ships no types
+
+import fusepipe.device
+from fusepipe.device import _build, native
+from fusepipe.device.native import Channel, Native, NativeEvent, Policy, Target
+from fusepipe.wire import (
+    Attr,
+    DirectoryEntry,
+    Entry,
+    FrameReceiver,
+    FrameSender,
+    Request,
+    decode_request,
+    encode_errno,
+    encode_reply,
+    pack_entry,
+)
+from fusepipe.wire import messages as m
+from fusepipe.wire.frames import MAX_HEADER
+
+SOURCES = Path(fusepipe.device.__file__).parent
+WIRE = SOURCES.parent / "wire"
+PATIENCE = 30.0  # seconds: the end of a test that fails
+
+LOOKUP, GETXATTR, UNLINK, OPEN, READ, WRITE, RELEASE, READDIRPLUS = 1, 22, 10, 14, 15, 16, 18, 44
+HEADER = struct.Struct("<IIQQIIIHH")
+OUT = struct.Struct("<IiQ")
+ATTR = Attr(77, 0o100644, 1, 1000, 1001, 0, 5, 4096, 8, 1, 2, -3, 4, 5, 6)
+
+FAKE = """
+#include <errno.h>
+#include <sys/uio.h>
+#include "clones.h"
+#include "filter.h"
+#include "kernel.h"
+
+struct init_agreed filter_agreed;
+struct filter_counters filter_counters;
+static int session, devices[CLONES_MAX];
+static uint32_t count;
+
+void fake_device(int fd, const int *clones, uint32_t number)
+{
+	session = fd;
+	count = number;
+	for (uint32_t i = 0; i < number; i++)
+		devices[i] = clones[i];
+}
+int filter_session(void) { return session; }
+void filter_hand_over(bool by_native_threads) { (void)by_native_threads; }
+void clones_single(int fd) { (void)fd; }
+int clones_open(int fd, uint32_t wanted) { (void)fd; return wanted == count ? 0 : -EINVAL; }
+int clones_fd(uint32_t clone) { return devices[clone]; }
+uint32_t clones_count(void) { return count; }
+void clones_close(void) { }
+int clones_answer(uint32_t clone, uint64_t unique, int error, const void *body, size_t size)
+{
+	struct fuse_out_header out = { .len = (uint32_t)(sizeof out + size), .error = -error, .unique = unique };
+	const struct iovec iov[2] = { { &out, sizeof out }, { (void *)(uintptr_t)body, size } };
+	return writev(devices[clone], iov, size ? 2 : 1) < 0 ? -errno : 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The native code alone, on a device of the test's own."""
+    folder = tmp_path_factory.mktemp("native")
+    (folder / "fake.c").write_text(FAKE)
+    names = [name for name in _build.SOURCES if name.startswith("native_")] + ["collected", "current", "given_back"]
+    cdef = _build.CDEF[_build.CDEF.index("struct native_policy") :]
+    cdef = re.sub(r'extern "Python".*|void use_python.*', "", cdef)
+    builder = FFI()
+    builder.cdef(
+        cdef + "void fake_device(int fd, const int *clones, uint32_t number);"
+        "size_t given_back_take_forgets(uint64_t *pairs, size_t limit);"
+        "size_t given_back_take_handles(uint64_t *handles, size_t limit);"
+    )
+    headers = ["given_back", "native_connection", "native_device", "native_events", "native_lost", "native_policy"]
+    headers += ["native_reply", "native_slots", "native_space"]
+    builder.set_source(
+        "native_alone",
+        "".join(f'#include "{name}.h"\n' for name in headers)
+        + "void fake_device(int fd, const int *clones, uint32_t number);\n",
+        sources=[*(str(SOURCES / f"{name}.c") for name in names), str(WIRE / "native.c"), str(folder / "fake.c")],
+        include_dirs=[str(SOURCES), str(WIRE)],
+        extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-g"],
+    )
+    built = builder.compile(tmpdir=str(folder))
+    spec = importlib.util.spec_from_file_location("native_alone", built)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+class Far:
+    """The server's end of a connection."""
+
+    def __init__(self, sock: socket.socket, *, checksums: bool = False) -> None:
+        self.sock = sock
+        self._receiver = FrameReceiver(MAX_HEADER, 1 << 20)
+        self._sender = FrameSender()
+        # As after a handshake: the first frame of each direction is over.
+        self._receiver._first = self._sender._first = False
+        self._receiver.number = self._sender.number = 1
+        self._receiver.body_crc = self._sender.body_crc = checksums
+
+    def receive(self) -> tuple[Request, bytes]:
+        """The next request, with its payload."""
+        while (frame := self._receiver.next()) is None:
+            self._receiver.received(self.sock.recv_into(self._receiver.buffer()))
+        return decode_request(frame.header), bytes(frame.payload)
+
+    def send(self, header: bytes, payload: bytes = b"") -> None:
+        """A frame."""
+        self.sock.sendall(b"".join(self._sender.frame(header, payload)))
+
+    def reply(self, to: Request, message: Any, payload: bytes = b"") -> None:
+        """The reply to a request."""
+        assert to.slot is not None
+        self.send(encode_reply(to.slot, to.seq, to.op, message), payload)
+
+    def fail(self, to: Request, error: int) -> None:
+        """The reply to a request, with an error."""
+        assert to.slot is not None
+        self.send(encode_errno(to.slot, to.seq, error))
+
+
+@dataclass
+class World:
+    """Native threads between a fake kernel and a fake server."""
+
+    native: Native
+    module: ModuleType
+    kernel: list[socket.socket]
+    """The kernel's ends of the clones."""
+    servers: list[Far]
+    python: socket.socket
+    """Where requests are handed on."""
+    unique: int = 100
+
+    def ask(self, opcode: int, node: int = 1, body: bytes = b"", *, clone: int = 0) -> int:
+        """A request of the kernel's; returns its `unique`."""
+        self.unique += 2
+        header = HEADER.pack(HEADER.size + len(body), opcode, self.unique, node, 1000, 1000, os.getpid(), 0, 0)
+        self.kernel[clone].send(header + body)
+        return self.unique
+
+    def answer(self, clone: int = 0) -> tuple[int, int, bytes]:
+        """The next answer on a clone: (unique, errno, body)."""
+        got = self.kernel[clone].recv(1 << 21)
+        size, error, unique = OUT.unpack_from(got)
+        assert size == len(got)
+        return unique, -error, got[OUT.size :]
+
+    def events(self) -> NativeEvent:
+        """The next events."""
+        assert select.select([self.native.wake], [], [], PATIENCE)[0], "nothing happened"
+        return self.native.events()
+
+    def found(self, unique: int) -> Target:
+        """The request that waits for its reply, as soon as it has been sent."""
+        end = time.monotonic() + PATIENCE
+        while not isinstance(found := self.native.find(unique), Target):
+            assert time.monotonic() < end, "it was never sent"
+        return found
+
+    def forgotten(self) -> list[int]:
+        """Nodes and counts that were collected, in turn."""
+        pairs = self.module.ffi.new("uint64_t[]", 100)
+        return list(pairs[0 : self.module.lib.given_back_take_forgets(pairs, 100)])
+
+    def released(self) -> list[int]:
+        """Handles that were collected."""
+        handles = self.module.ffi.new("uint64_t[]", 100)
+        return list(handles[0 : self.module.lib.given_back_take_handles(handles, 100)])
+
+
+@pytest.fixture
+def make(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """make(slots=..., clones=..., ...): a world, whose threads end with the test."""
+    monkeypatch.setattr(native, "MODULE", module)
+    with ExitStack() as stack:
+
+        def pair(kind: int) -> tuple[socket.socket, socket.socket]:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+            for sock in (ours, theirs):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            ours.settimeout(PATIENCE)
+            stack.callback(ours.close)
+            stack.callback(theirs.close)
+            return ours, theirs
+
+        def made(
+            *, slots: int = 4, clones: int = 1, seconds: float = 1.5, checksums: bool = False, limit: int | None = None
+        ) -> World:
+            devices = [pair(socket.SOCK_SEQPACKET) for _ in range(clones)]
+            session = os.open("/dev/null", os.O_RDWR)  # its number is what pyfuse3 would wait on
+            fds = module.ffi.new("int[]", [theirs.fileno() for _, theirs in devices])
+            module.lib.fake_device(session, fds, clones)
+            policy = Policy(seconds, seconds, False, True, 1000, False, 255, 1 << 20, 1 << 20)
+            native_code = Native(slots, 1 << 24, policy)
+            stack.callback(native_code.close)
+            connections = [pair(socket.SOCK_STREAM) for _ in range(clones)]
+            channels = [Channel(theirs, 1, 1, checksums, limit) for _, theirs in connections]
+            native_code.begin(clones, channels)
+            stack.callback(native_code.stop)
+            python = socket.socket(fileno=session)
+            python.settimeout(PATIENCE)
+            stack.callback(python.close)
+            kernel = [ours for ours, _ in devices]
+            return World(
+                native_code, module, kernel, [Far(ours, checksums=checksums) for ours, _ in connections], python
+            )
+
+        yield made
+
+
+def read_in(handle: int, offset: int, size: int) -> bytes:
+    return struct.pack("<QQIIQII", handle, offset, size, 0, 0, 0, 0)
+
+
+def write_in(handle: int, offset: int, data: bytes, flags: int = 0) -> bytes:
+    return struct.pack("<QQIIQII", handle, offset, len(data), flags, 0, 0, 0) + data
+
+
+def test_a_lookup_goes_to_the_server_and_back(make: Any) -> None:
+    world = make()
+    unique = world.ask(LOOKUP, 7, b"name\0")
+    request, payload = world.servers[0].receive()
+    assert (request.slot, request.seq, request.message, payload) == (0, 1, m.LookupRequest(7, b"name"), b"")
+    world.servers[0].reply(request, m.LookupReply(Entry(50, ATTR)))
+    got, error, body = world.answer()
+    assert (got, error) == (unique, 0)
+    node, generation, entry_s, attr_s, entry_ns, attr_ns = struct.unpack_from("<QQQQII", body)
+    assert (node, generation, entry_s, attr_s, entry_ns, attr_ns) == (50, 0, 1, 1, 500_000_000, 500_000_000)
+    ino, size, blocks, atime, mtime, ctime, *rest = struct.unpack_from("<QQQqqqIIIIIIIII", body, 40)
+    assert (ino, size, blocks, atime, mtime, ctime) == (77, 5, 8, 1, -3, 5)
+    assert rest == [2, 4, 6, 0o100644, 1, 1000, 1001, 0, 4096]
+    assert world.native.counters == (1, 0)
+
+
+def test_a_name_that_is_not_there_may_be_remembered_or_not(make: Any) -> None:
+    world = make()
+    world.ask(LOOKUP, 1, b"gone\0")
+    world.servers[0].fail(world.servers[0].receive()[0], errno.ENOENT)
+    _, error, body = world.answer()
+    assert (error, struct.unpack_from("<QQQ", body)) == (0, (0, 0, 1))
+
+
+def test_nothing_is_remembered_without_a_cache(make: Any) -> None:
+    world = make(seconds=0.0)
+    unique = world.ask(LOOKUP, 1, b"gone\0")
+    world.servers[0].fail(world.servers[0].receive()[0], errno.ENOENT)
+    assert world.answer() == (unique, errno.ENOENT, b"")
+
+
+def test_a_name_that_is_too_long_never_leaves(make: Any) -> None:
+    world = make()
+    unique = world.ask(LOOKUP, 1, b"n" * 256 + b"\0")
+    assert world.answer() == (unique, errno.ENAMETOOLONG, b"")
+
+
+def test_every_answer_goes_to_the_clone_that_read_the_request(make: Any) -> None:
+    world = make(clones=2)
+    uniques = [world.ask(UNLINK, 1, b"x\0", clone=clone) for clone in (1, 0, 1, 0)]
+    requests = [(far, far.receive()[0]) for far in (world.servers[1], world.servers[0]) for _ in range(2)]
+    for far, request in reversed(requests):
+        far.reply(request, m.UnlinkReply())
+    assert {world.answer(1)[0], world.answer(1)[0]} == {uniques[0], uniques[2]}
+    assert {world.answer(0)[0], world.answer(0)[0]} == {uniques[1], uniques[3]}
+
+
+def test_everything_else_is_handed_on_with_its_clone(make: Any) -> None:
+    world = make(clones=2)
+    unique = world.ask(GETXATTR, 9, b"rest", clone=1)
+    got = world.python.recv(1 << 16)
+    assert struct.unpack_from("<I", got) == (1,)
+    assert HEADER.unpack_from(got, 4)[1:4] == (GETXATTR, unique, 9)
+    assert got.endswith(b"rest")
+
+
+def test_read_and_write_carry_their_data(make: Any) -> None:
+    world = make(checksums=True, limit=32_000)
+    data = os.urandom(200_000)
+    world.ask(WRITE, 3, write_in(9, 5, data, flags=7))
+    far = world.servers[0]
+    request, payload = far.receive()
+    assert (request.message, payload == data) == (m.WriteRequest(9, 5, 5), True)
+    far.reply(request, m.WriteReply(len(data)))
+    assert struct.unpack_from("<I", world.answer()[2]) == (len(data),)
+    world.ask(READ, 3, read_in(9, 5, len(data)))
+    request, _ = far.receive()
+    assert request.message == m.ReadRequest(9, 5, len(data))
+    far.reply(request, m.ReadReply(), data)
+    assert world.answer()[2] == data
+
+
+def test_a_directory_page_is_turned_into_the_kernels_form(make: Any) -> None:
+    world = make()
+    world.ask(READDIRPLUS, 1, read_in(8, 0, 400))
+    far = world.servers[0]
+    request, _ = far.receive()
+    assert request.message == m.ReaddirRequest(8, 0, 400)
+    page = pack_entry(DirectoryEntry(0, 5, 1, 4, b".", None)) + pack_entry(DirectoryEntry(60, 77, 2, 8, b"file", ATTR))
+    page += pack_entry(DirectoryEntry(61, 78, 3, 8, b"too much", ATTR))
+    far.reply(request, m.ReaddirReply(3), page)
+    body = world.answer()[2]
+    assert len(body) == 2 * 160
+    assert struct.unpack_from("<QQII", body, 128) == (5, 1, 1, 4)
+    assert body[:128] == bytes(128) and body[152:160] == b".".ljust(8, b"\0")
+    assert struct.unpack_from("<Q", body, 160) == (60,)
+    assert struct.unpack_from("<QQII", body, 160 + 128) == (77, 2, 4, 8)
+    assert world.forgotten() == [61, 1], "what the kernel does not see it will not forget"
+
+
+def test_what_is_released_is_collected(make: Any) -> None:
+    world = make()
+    unique = world.ask(RELEASE, 1, struct.pack("<QIIQ", 55, 0, 0, 0))
+    assert world.answer() == (unique, 0, b"")
+    assert world.events() == NativeEvent.COLLECTED
+    assert world.released() == [55]
+
+
+def test_a_request_without_a_slot_waits_and_can_be_interrupted(make: Any) -> None:
+    world = make(slots=1)
+    first, second, third = (world.ask(UNLINK, 1, name) for name in (b"a\0", b"b\0", b"c\0"))
+    far = world.servers[0]
+    request, _ = far.receive()
+    target = world.found(first)
+    assert target == Target(0, 1, 0, os.getpid())
+    assert world.native.interrupt(target)
+    asked, _ = far.receive()
+    assert (asked.slot, asked.seq, asked.message) == (None, 2, m.InterruptRequest(0, 1))
+    far.send(encode_reply(None, 2, m.Op.INTERRUPT, m.InterruptReply()))
+    while world.native.find(second) is not True:
+        pass  # it has not been read yet
+    assert world.answer() == (second, errno.EINTR, b"")
+    far.reply(request, m.UnlinkReply())
+    assert world.answer() == (first, 0, b"")
+    request, _ = far.receive()
+    assert (request.slot, request.seq, request.message.name) == (0, 2, b"c")
+    far.reply(request, m.UnlinkReply())
+    assert world.answer() == (third, 0, b"")
+    assert world.native.find(third) is False
+
+
+def test_python_and_native_code_take_turns(make: Any) -> None:
+    world = make(slots=1)
+    world.ask(UNLINK, 1, b"a\0")
+    far = world.servers[0]
+    request, _ = far.receive()
+    assert world.native.take() is None
+    world.native.python_waits(2)
+    waiting = world.ask(UNLINK, 1, b"b\0")
+    far.reply(request, m.UnlinkReply())
+    world.answer()
+    assert world.events() == NativeEvent.SLOT
+    slot = world.native.take()
+    assert slot == 0
+    world.native.put(slot, 2)
+    world.native.python_waits(1)
+    world.native.clear(slot)  # Python waits still, but it is native code's turn
+    request, _ = far.receive()
+    assert (request.seq, request.message.name) == (3, b"b")
+    far.reply(request, m.UnlinkReply())
+    assert world.answer()[0] == waiting
+    assert world.events() == NativeEvent.SLOT
+
+
+def test_an_abandoned_request_gives_back_what_its_reply_brings(make: Any) -> None:
+    world = make(slots=2)
+    unique = world.ask(LOOKUP, 1, b"slow\0")
+    other = world.ask(OPEN, 5, struct.pack("<II", 0, 0))
+    far = world.servers[0]
+    lookup, _ = far.receive()
+    opening, _ = far.receive()
+    target = world.found(unique)
+    assert world.native.abandon(target)
+    assert world.answer() == (unique, errno.EINTR, b"")
+    assert not world.native.waits(target)
+    left = world.found(other)
+    assert not world.native.abandon(left), "half of the slots are abandoned already"
+    far.reply(lookup, m.LookupReply(Entry(50, ATTR)))
+    assert world.events() & NativeEvent.COLLECTED
+    assert world.forgotten() == [50, 1]
+    assert world.native.abandon(left)
+    assert world.answer() == (other, errno.EINTR, b"")
+    far.reply(opening, m.OpenReply(600, 0))
+    assert world.events() & NativeEvent.COLLECTED
+    assert world.released() == [600]
+
+
+def test_a_full_disk_gets_a_second_try(make: Any) -> None:
+    world = make()
+    unique = world.ask(WRITE, 3, write_in(9, 0, b"data"))
+    far = world.servers[0]
+    far.fail(far.receive()[0], errno.ENOSPC)
+    assert world.events() == NativeEvent.NO_SPACE
+    world.native.again(True)
+    request, payload = far.receive()
+    assert payload == b"data"
+    far.fail(request, errno.ENOSPC)
+    assert world.answer() == (unique, errno.ENOSPC, b"")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (encode_errno(0, 9, 5), "a reply to a request that was never sent"),
+        (encode_errno(9, 1, 5), "a reply to a request that was never sent"),
+        (b"\x93\x00\x01", "a reply is malformed"),
+        (b"\x93\xc0\x01\x00", "the server sent what it may not send now"),
+        (encode_reply(0, 1, m.Op.UNLINK, m.UnlinkReply()) + b"\0", "a reply is malformed"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol_is_left(make: Any, wrong: bytes, why: str) -> None:
+    world = make()
+    world.ask(UNLINK, 1, b"x\0")
+    world.servers[0].receive()
+    world.servers[0].send(wrong)
+    assert world.events() == NativeEvent.LOST
+    assert world.native.reason == why
+
+
+def test_a_payload_that_nobody_asked_for_is_refused(make: Any) -> None:
+    world = make()
+    unique = world.ask(READ, 3, read_in(9, 0, 4096))
+    request, _ = world.servers[0].receive()
+    world.servers[0].reply(request, m.ReadReply(), bytes(4097))
+    assert world.answer() == (unique, errno.EIO, b"")
+    assert world.events() == NativeEvent.LOST
+
+
+def test_a_lost_connection_fails_all_that_waits_and_all_that_comes(make: Any) -> None:
+    world = make(slots=1)
+    first, parked = world.ask(UNLINK, 1, b"a\0"), world.ask(UNLINK, 1, b"b\0")
+    world.servers[0].receive()
+    world.servers[0].sock.close()
+    assert world.events() == NativeEvent.LOST
+    assert world.native.reason in ("the server closed the connection", os.strerror(errno.ECONNRESET))
+    world.native.fail()
+    assert {world.answer(), world.answer()} == {(first, errno.EIO, b""), (parked, errno.EIO, b"")}
+    later = world.ask(LOOKUP, 1, b"c\0")
+    assert world.answer() == (later, errno.EIO, b"")
+
+
+def test_threads_end_whatever_they_wait_for(make: Any) -> None:
+    world = make(slots=1, clones=3)
+    for clone in range(3):
+        for _ in range(4):
+            world.ask(READ, 3, read_in(9, 0, 10), clone=clone)
+    world.servers[0].sock.settimeout(PATIENCE)
+    world.native.stop()
+    assert world.python.recv(1) == b"", "who reads what is handed on learns the end"
+
+
+def test_the_end_of_the_device_is_the_end_of_what_is_handed_on(make: Any) -> None:
+    world = make()
+    world.kernel[0].close()
+    assert world.python.recv(1) == b""

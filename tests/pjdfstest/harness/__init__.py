@@ -1,0 +1,1 @@
+"""Runs system calls as real users on the filesystem under test and counts what is checked."""

@@ -1,0 +1,264 @@
+"""A session whose hot requests run in C: the same answers, the same rules, and nobody waits for anybody."""
+
+import errno
+import fcntl
+import os
+import random
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusepipe import log
+from fusepipe.server.dispatcher import dispatcher
+from fusepipe.server.handlers import HANDLERS
+from fusepipe.server.native import Native
+from fusepipe.server.session import Session
+from fusepipe.server.tables import Tables, create_memfd
+from fusepipe.syscalls import install_interrupt_handler
+from fusepipe.wire import ServerLimits, ServerSession, SlotKind
+from fusepipe.wire import messages as m
+from tests.server.sessions import PATIENCE, Client
+
+
+class Served:
+    """A session on a directory, in this process."""
+
+    def __init__(self, path: Path, *, native: bool) -> None:
+        limits = ServerLimits()
+        memfd = create_memfd(limits.slots)
+        self.tables = Tables(memfd, str(path), fd_budget=256, privileged=not os.geteuid())
+        os.close(memfd)
+        logger = log.get_logger("server")
+        install_interrupt_handler(signal.SIGUSR1)
+        self.native = Native(self.tables, signal.SIGUSR1, logger) if native else None
+        locks = self.native.slot_locks if self.native else [threading.Lock() for _ in range(limits.slots)]
+        self.wire = ServerSession(
+            b"0123456789abcdef",
+            limits,
+            self.tables.slots,
+            token_bytes=secrets.token_bytes,
+            read_only=False,
+            slot_locks=locks,
+            traffic=self.native.traffic if self.native else None,
+        )
+        self.dispatched: list[m.Op] = []
+        run = dispatcher(self.tables, HANDLERS, logger)
+
+        def dispatch(event: Any) -> Any:
+            self.dispatched.append(event.op)
+            return run(event)
+
+        self.session = Session(
+            self.wire,
+            locks,
+            dispatch,
+            interrupt_signal=signal.SIGUSR1,
+            on_end=lambda: None,
+            logger=logger,
+            native=self.native,
+        )
+
+    def connect(self, *, body_crc: bool = False) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self.session.add(theirs, body_crc=body_crc)
+        return ours
+
+
+@contextmanager
+def serving(path: Path, *, native: bool = True) -> Iterator[Served]:
+    before = set(os.listdir("/proc/self/task"))
+    served = Served(path, native=native)
+    try:
+        yield served
+    finally:
+        served.session.close(5.0)
+        served.tables.close()
+    end = time.monotonic() + PATIENCE
+    while not set(os.listdir("/proc/self/task")) <= before:  # a joined thread stays there for a moment
+        assert time.monotonic() < end, "threads are left"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path) as served:
+        yield served
+
+
+def opened(client: Client, name: bytes, flags: int = os.O_RDONLY) -> int:
+    node = client.call(m.LookupRequest(1, name))[1].entry.node
+    handle: int = client.call(m.OpenRequest(node, flags, False, 0))[1].handle
+    return handle
+
+
+def hot(client: Client) -> list[Any]:
+    """The replies to a life of files: every native operation, also with errors."""
+    seen: list[Any] = []
+
+    def call(request: Any, payload: bytes = b"") -> Any:
+        number, reply, data = client.call(request, payload)
+        seen.append((type(request).__name__, number, len(data)))
+        return reply
+
+    made = call(m.CreateRequest(1, b"a", os.O_RDWR | os.O_CREAT, 0o640, 0o22, 0, 0, (), False))
+    call(m.CreateRequest(1, b"a", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640, 0o22, 0, 0, (7, 8), False))
+    call(m.WriteRequest(made.handle, 3, 0), b"hello" * 1000)
+    call(m.WriteRequest(made.handle + 1, 3, 0), b"hello")
+    call(m.ReadRequest(made.handle, 0, 100))
+    call(m.ReadRequest(made.handle, 5000, 100))
+    call(m.ReadRequest(made.handle, 1 << 62, 100))
+    call(m.FlushRequest(made.handle, 0))
+    call(m.FsyncRequest(made.handle, True))
+    attr = call(m.GetattrRequest(made.entry.node, made.handle)).attr
+    assert call(m.GetattrRequest(made.entry.node, 0)).attr == attr
+    call(m.GetattrRequest(made.entry.node, 12345))
+    call(m.GetattrRequest(12345, 0))
+    call(m.SetattrRequest(made.entry.node, 0, 1, 0o600, 0, 0, 0, 0, 0, 0, 0))
+    seen.append(call(m.LookupRequest(1, b"a")).entry.attr.mode)
+    for name in (b"missing", b".", b"..", b"x" * 255, b"a/b"):
+        call(m.LookupRequest(1, name))
+    folder = call(m.MkdirRequest(1, b"d", 0o755, 0, 0, 0, ())).entry.node
+    call(m.RenameRequest(1, b"a", folder, b"b", 0))
+    call(m.RenameRequest(1, b"a", folder, b"b", 0))
+    call(m.OpenRequest(folder, 0, False, 0))
+    seen.append(call(m.OpenRequest(made.entry.node, os.O_RDONLY, False, 1000)).flags)
+    directory = call(m.OpendirRequest(folder)).handle
+    seen.append(call(m.ReaddirRequest(directory, 0, 4096)).entries)
+    call(m.UnlinkRequest(folder, b"b"))
+    call(m.UnlinkRequest(folder, b"b"))
+    call(m.RmdirRequest(1, b"d"))
+    call(m.RmdirRequest(1, b"d"))
+    call(m.CleanupRequest((), (made.handle,)))
+    call(m.ReadRequest(made.handle, 0, 100))
+    return seen
+
+
+def test_the_answers_are_those_of_python(tmp_path: Path) -> None:
+    answers = []
+    for native in (False, True):
+        place = tmp_path / str(native)
+        place.mkdir()
+        with serving(place, native=native) as served, Client(served.connect()) as client:
+            answers.append(hot(client))
+            if native:
+                assert served.dispatched == [], "all of it ran in C"
+                assert served.wire.in_flight == 0
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("body_crc", [False, True])
+def test_data_of_every_size_comes_as_it_was(tmp_path: Path, body_crc: bool) -> None:
+    chance = random.Random(7)
+    with serving(tmp_path) as served, Client(served.connect(body_crc=body_crc), body_crc=body_crc) as client:
+        made = client.call(m.CreateRequest(1, b"f", os.O_RDWR | os.O_CREAT, 0o600, 0, 0, 0, (), False))[1]
+        for size in (0, 1, 4095, 65_500, 65_536, 131_073, 1 << 20):
+            data = chance.randbytes(size)
+            assert client.call(m.WriteRequest(made.handle, 0, 0), data)[1].size == size
+            assert client.call(m.ReadRequest(made.handle, 0, size))[2] == data
+
+
+def test_many_at_once_on_two_connections(served: Served, tmp_path: Path) -> None:
+    for number in range(32):
+        (tmp_path / f"f{number}").write_bytes(bytes([number]) * 4096)
+    with Client(served.connect()) as client:
+        client.attach(served.connect())
+        handles = [opened(client, b"f%d" % number) for number in range(32)]
+        for _ in range(20):
+            tickets = [client.send(m.ReadRequest(handle, 0, 4096), via=i % 2) for i, handle in enumerate(handles)]
+            for number, ticket in enumerate(tickets):
+                assert bytes(client.wait(ticket).payload) == bytes([number]) * 4096
+
+
+def test_what_was_done_is_answered_again_and_not_done_again(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "gone").touch()
+    for number in range(100):
+        (tmp_path / f"a long name for a long page {number}").touch()
+    with Client(served.connect()) as client:
+        directory = client.call(m.OpendirRequest(1))[1].handle
+        tickets = [client.send(m.UnlinkRequest(1, b"gone")), client.send(m.ReaddirRequest(directory, 0, 1 << 15))]
+        end = time.monotonic() + PATIENCE
+        while (
+            any(served.tables.slots.load(ticket.slot).seq != ticket.seq for ticket in tickets) or served.wire.in_flight
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        lookups = served.tables.statistics()["lookups"]
+        client.come_back(served.connect())  # nothing was received of either reply
+        sock, connection = client.connections[0]
+        for ticket in tickets:
+            sock.sendall(b"".join(connection.request(ticket)))
+        unlinked, page = [client.wait(ticket) for ticket in tickets]
+        assert unlinked.errno == 0 and page.errno == 0
+        assert len(page.payload) > 10_000
+        assert served.tables.statistics()["lookups"] == lookups
+        assert client.call(m.UnlinkRequest(1, b"gone"))[0] == errno.ENOENT
+
+
+@pytest.fixture
+def leased(tmp_path: Path) -> Iterator[Path]:
+    """A file that nobody can open for writing for a long time: this process has a lease on it (fcntl(2))."""
+    path = tmp_path / "leased"
+    path.write_bytes(b"data")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # what tells the holder
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    yield path
+    os.close(fd)
+    signal.signal(signal.SIGIO, before)
+
+
+def test_an_open_that_waits_holds_up_nobody_and_can_be_interrupted(served: Served, leased: Path) -> None:
+    with Client(served.connect()) as client:
+        node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
+        waits = client.send(m.OpenRequest(node, os.O_WRONLY, False, 0))
+        for _ in range(20):
+            assert client.call(m.GetattrRequest(node, 0))[0] == 0
+        client.interrupt(waits)
+        assert client.wait(waits).errno == errno.EINTR
+        assert served.dispatched == []
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(1 << 20))
+    with Client(served.connect()) as client:
+        client.attach(served.connect())
+        handle = opened(client, b"f")
+        unread = [client.send(m.ReadRequest(handle, 0, 1 << 20), via=0) for _ in range(8)]
+        time.sleep(0.2)
+        for _ in range(10):
+            # Only the other connection is read meanwhile.
+            ticket = client.send(m.GetattrRequest(1, 0), via=1)
+            sock, connection = client.connections[1]
+            end = time.monotonic() + PATIENCE
+            while ticket not in client.replies:
+                assert time.monotonic() < end
+                client._receive(sock, connection)
+        for ticket in unread:
+            assert len(client.wait(ticket).payload) == 1 << 20
+
+
+@pytest.mark.parametrize("at", [0, 8, 12, 17])
+def test_a_broken_frame_ends_its_connection_alone(served: Served, at: int) -> None:
+    with Client(served.connect()) as client:
+        client.attach(served.connect())
+        ticket = client.session.take(SlotKind.REQUEST, m.GetattrRequest(1, 0), b"")
+        assert ticket is not None
+        sock, connection = client.connections[1]
+        frame = bytearray(b"".join(connection.request(ticket)))
+        frame[at] ^= 0xFF
+        sock.sendall(frame)
+        client.pump(lambda: client.lost)
+        end = time.monotonic() + PATIENCE
+        while len(served.wire.open_connections()) > 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        client.come_back(served.connect())  # the server still has the other one
+        assert client.call(m.GetattrRequest(1, 0))[0] == 0

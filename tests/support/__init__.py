@@ -1,0 +1,1 @@
+"""What tests of several folders share: the state of the world around a test, and programs that it runs."""
