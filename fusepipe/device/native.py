@@ -25,6 +25,7 @@ OPCODES = frozenset(
         15,  # READ
         16,  # WRITE
         20,  # FSYNC
+        22,  # GETXATTR
         27,  # OPENDIR
         35,  # CREATE
         44,  # READDIRPLUS

@@ -34,6 +34,8 @@ static const char *name_of(const struct fuse_in_header *in)
 		return (const char *)(in + 1) + sizeof(struct fuse_mkdir_in);
 	case FUSE_RENAME2:
 		return (const char *)(in + 1) + sizeof(struct fuse_rename2_in);
+	case FUSE_GETXATTR:
+		return (const char *)(in + 1) + sizeof(struct fuse_getxattr_in);
 	case FUSE_LOOKUP:
 	case FUSE_UNLINK:
 	case FUSE_RMDIR:
@@ -85,6 +87,8 @@ enum native_fate native_look_at(struct native_request *request)
 		request->payload_size = write->size;
 		return FATE_SEND;
 	}
+	case FUSE_GETXATTR: /* its name is none of a file; the kernel allows no longer one (XATTR_NAME_MAX) */
+		return strlen(name_of(in)) < 256 ? FATE_SEND : FATE_PYTHON;
 	case FUSE_CREATE:
 	case FUSE_MKDIR:
 		/* Without it Python asks /proc for the caller's groups. */
@@ -247,6 +251,9 @@ static unsigned char *put(unsigned char *to, const struct native_slot *slot)
 		return wire_put_fsync_request(
 			to, number, seq, &(struct wire_fsync_request){ fsync->fh, fsync->fsync_flags & FUSE_FSYNC_FDATASYNC });
 	}
+	case FUSE_GETXATTR:
+		return wire_put_getxattr_request(
+			to, number, seq, &(struct wire_getxattr_request){ in->nodeid, name_at(name_of(in)) });
 	case FUSE_OPENDIR:
 		return wire_put_opendir_request(to, number, seq, &(struct wire_opendir_request){ in->nodeid });
 	case FUSE_READDIRPLUS: {

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "clones.h"
 #include "filter.h"
@@ -38,6 +39,7 @@ struct answer {
 	union {
 		struct fuse_attr_out attr;
 		struct fuse_write_out write;
+		struct fuse_getxattr_out xattr;
 	};
 	void *memory; /* to be freed */
 	int error;    /* instead of the body */
@@ -146,6 +148,27 @@ static bool take_write(struct reply *reply, struct answer *answer)
 	return true;
 }
 
+/* The value, where there is room for it, or how long it is, where nothing but that was asked for. */
+static bool take_xattr(struct reply *reply, struct answer *answer)
+{
+	const struct fuse_getxattr_in *asked = (const void *)(&reply->request->header + 1);
+	struct wire_getxattr_reply message;
+
+	if (!wire_get_getxattr_reply(&reply->reader, reply->head.fields, &message))
+		return false;
+	if (!asked->size) {
+		answer->xattr = (struct fuse_getxattr_out){ .size = message.value.size };
+		answer->body = &answer->xattr;
+		answer->size = sizeof answer->xattr;
+	} else if (message.value.size > asked->size) {
+		answer->error = ERANGE;
+	} else {
+		answer->body = message.value.data;
+		answer->size = message.value.size;
+	}
+	return true;
+}
+
 static bool take_page(struct reply *reply, struct answer *answer)
 {
 	const size_t room = reply->late ? 0 : reply->request->reply_size;
@@ -180,6 +203,8 @@ static bool take(struct reply *reply, struct answer *answer)
 		return take_attr(reply, answer);
 	case FUSE_WRITE:
 		return take_write(reply, answer);
+	case FUSE_GETXATTR:
+		return take_xattr(reply, answer);
 	case FUSE_READDIRPLUS:
 		return take_page(reply, answer);
 	case FUSE_READ:
@@ -198,10 +223,24 @@ static int unexpected(const struct native_request *request)
 	return request->header.opcode == FUSE_LOOKUP ? EINTR : EIO;
 }
 
+/*
+ * Where the volume knows no ACLs there are none: the kernel asks before it checks permissions, and would refuse everything
+ * (fs/fuse/acl.c).
+ */
+static bool asks_for_acl(const struct native_request *request)
+{
+	const char *name = (const char *)(&request->header + 1) + sizeof(struct fuse_getxattr_in);
+
+	return request->header.opcode == FUSE_GETXATTR &&
+	       (!strcmp(name, "system.posix_acl_access") || !strcmp(name, "system.posix_acl_default"));
+}
+
 static void answer_error(const struct native_request *request, int error)
 {
 	struct fuse_entry_out none;
 
+	if (error == EOPNOTSUPP && asks_for_acl(request))
+		error = ENODATA;
 	if (error == ENOENT && request->header.opcode == FUSE_LOOKUP && native_policy.negative) {
 		native_no_entry(&none);
 		clones_answer(request->clone, request->header.unique, 0, &none, sizeof none);

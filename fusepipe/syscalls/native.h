@@ -15,7 +15,7 @@
 
 #include "native_messages.h"
 
-#define REPLY_HEADER 256u            /* bytes: a prefix and the longest header of a native reply */
+#define REPLY_HEADER 256u            /* bytes: a prefix and the longest header of a native reply without a long value */
 #define MAX_GROUPS 32u               /* supplementary groups of a native CREATE or MKDIR; Python takes any number */
 #define LATER (-WIRE_ERRNO_MAX - 1)  /* no errno: it cannot be done without waiting */
 
@@ -118,12 +118,14 @@ struct native_call {
         struct wire_rename_request rename;
         struct wire_flush_request flush;
         struct wire_fsync_request fsync;
+        struct wire_getxattr_request getxattr;
         struct wire_cleanup_request cleanup;
     } request;
     const unsigned char *payload;
     uint32_t payload_size;
     uint32_t reply_room;             /* bytes of payload that the reply may have */
-    unsigned char *header, *data;    /* the reply's: REPLY_HEADER - WIRE_PREFIX and `reply_room` bytes */
+    uint32_t header_room;            /* bytes that `run` needs for prefix and header; `quick` has REPLY_HEADER */
+    unsigned char *header, *data;    /* the reply's: room for a header, behind that of a prefix, and for `reply_room` */
     uint32_t data_size;
 };
 

@@ -27,6 +27,7 @@ bool native_decode(struct native_session *s, const struct native_frame *frame, s
     call->payload = frame->payload;
     call->payload_size = frame->payload_size;
     call->reply_room = 0;
+    call->header_room = REPLY_HEADER;
     return call->op->read(&reader, call) && call->reply_room <= s->max_read;
 }
 

@@ -1,6 +1,7 @@
 /* The native operations: each is decoded and checked as wire/codec.py does, run by its tree_* call, and answered. */
 #include "native.h"
 
+#include <linux/limits.h>            /* XATTR_SIZE_MAX */
 #include <stdlib.h>
 
 #define NAME_ROOM 256u               /* NAME_MAX and the NUL */
@@ -200,6 +201,45 @@ RUN(setattr)
     if (!*error)
         reply.attr = attributes(attr);
     return FILLED(setattr);
+}
+
+/* The value stands in the reply's header. */
+READ(getxattr)
+{
+    const struct wire_bytes *name = &call->request.getxattr.name;
+
+    call->header_room = REPLY_HEADER + XATTR_SIZE_MAX;
+    return wire_get_getxattr_request(reader, call->op->fields, &call->request.getxattr) && name->size &&
+           name->size < NAME_ROOM && !memchr(name->data, 0, name->size);
+}
+
+static unsigned char *filled_getxattr(struct native_call *call, int *error, int got, const char *value)
+{
+    const struct wire_getxattr_reply reply = { { (const unsigned char *)value, got < 0 ? 0 : (uint32_t)got } };
+
+    *error = got < 0 ? got : 0;
+    return FILLED(getxattr);
+}
+
+RUN(getxattr)
+{
+    const struct wire_getxattr_request *r = &call->request.getxattr;
+    char value[XATTR_SIZE_MAX];
+    struct name name;
+
+    return filled_getxattr(call, error, tree_getxattr(call->session->t, r->node, c_name(&name, r->name), r->name.size,
+                                                      value, sizeof value), value);
+}
+
+QUICK(getxattr)
+{
+    const struct wire_getxattr_request *r = &call->request.getxattr;
+    char value[REPLY_HEADER / 2];
+    struct name name;
+
+    return filled_getxattr(call, error,
+                           later_where_it_waits(tree_getxattr_quick(call->session->t, r->node, c_name(&name, r->name),
+                                                                    r->name.size, value, sizeof value)), value);
 }
 
 /* ---- files ---- */
@@ -403,6 +443,7 @@ static const struct native_op operations[] = {
     PLAIN(RENAME, rename),
     WITH_QUICK(GETATTR, getattr),
     PLAIN(SETATTR, setattr),
+    WITH_QUICK(GETXATTR, getxattr),
     WITH_QUICK(OPEN, open),
     PLAIN(CREATE, create),
     WITH_QUICK(READ, read),

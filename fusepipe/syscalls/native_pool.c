@@ -53,13 +53,14 @@ static void run_job(struct native_session *s, struct native_job *job, struct roo
 
     native_decode(s, &job->frame, &call);   /* as before: it cannot fail */
     start(&call, &error);
-    place = room_for(room, REPLY_HEADER + call.reply_room);
+    place = room_for(room, (size_t)call.header_room + call.reply_room);
     if (!place) {
         place = small;
         error = -ENOMEM;
+        call.header_room = REPLY_HEADER;
     }
     call.header = place + WIRE_PREFIX;
-    call.data = place + REPLY_HEADER;
+    call.data = place + call.header_room;
     native_carry_out(&call, false, &error, &reply);
     __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
     route = native_settle(&call, &reply);

@@ -72,6 +72,7 @@ int tree_statfs(struct tables *t, uint64_t node, uint64_t *numbers);
 
 /* xattrs.c */
 int tree_getxattr(struct tables *t, uint64_t node, const char *name, size_t size, char *value, size_t room);
+int tree_getxattr_quick(struct tables *t, uint64_t node, const char *name, size_t size, char *value, size_t room);
 int tree_setxattr(struct tables *t, uint64_t node, const char *name, size_t size, const char *value,
                   size_t value_size, uint32_t flags);
 int tree_listxattr(struct tables *t, uint64_t node, char *names, size_t room);

@@ -52,6 +52,21 @@ int tree_getxattr(struct tables *t, uint64_t node, const char *name, size_t size
     return error ? error : end(t, &used, getxattr(path.text, name, value, room));
 }
 
+/*
+ * Without waiting: a value that fits, or -ENODATA; else -EAGAIN.  Of an inode that the host has in memory, on a filesystem
+ * of this machine's own, the few bytes of its attributes are there, too.
+ */
+int tree_getxattr_quick(struct tables *t, uint64_t node, const char *name, size_t size, char *value, size_t room)
+{
+    struct used used;
+    int got;
+
+    if (size > XATTR_NAME_LIMIT || memchr(name, 0, size) || !inode_use_quick(t, node, &used))
+        return -EAGAIN;
+    got = end(t, &used, getxattr(proc_path(used.fd).text, name, value, room));
+    return got >= 0 || got == -ENODATA ? got : -EAGAIN;
+}
+
 int tree_setxattr(struct tables *t, uint64_t node, const char *name, size_t size, const char *value,
                   size_t value_size, uint32_t flags)
 {

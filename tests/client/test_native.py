@@ -40,7 +40,7 @@ SOURCES = Path(fusepipe.device.__file__).parent
 WIRE = SOURCES.parent / "wire"
 PATIENCE = 30.0  # seconds: the end of a test that fails
 
-LOOKUP, GETXATTR, UNLINK, OPEN, READ, WRITE, RELEASE, READDIRPLUS = 1, 22, 10, 14, 15, 16, 18, 44
+LOOKUP, GETXATTR, STATFS, UNLINK, OPEN, READ, WRITE, RELEASE, READDIRPLUS = 1, 22, 17, 10, 14, 15, 16, 18, 44
 HEADER = struct.Struct("<IIQQIIIHH")
 OUT = struct.Struct("<IiQ")
 ATTR = Attr(77, 0o100644, 1, 1000, 1001, 0, 5, 4096, 8, 1, 2, -3, 4, 5, 6)
@@ -211,13 +211,19 @@ def make(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             return ours, theirs
 
         def made(
-            *, slots: int = 4, clones: int = 1, seconds: float = 1.5, checksums: bool = False, limit: int | None = None
+            *,
+            slots: int = 4,
+            clones: int = 1,
+            seconds: float = 1.5,
+            checksums: bool = False,
+            limit: int | None = None,
+            max_name: int = 255,
         ) -> World:
             devices = [pair(socket.SOCK_SEQPACKET) for _ in range(clones)]
             session = os.open("/dev/null", os.O_RDWR)  # its number is what pyfuse3 would wait on
             fds = module.ffi.new("int[]", [theirs.fileno() for _, theirs in devices])
             module.lib.fake_device(session, fds, clones)
-            policy = Policy(seconds, seconds, False, True, 1000, False, 255, 1 << 20, 1 << 20)
+            policy = Policy(seconds, seconds, False, True, 1000, False, max_name, 1 << 20, 1 << 20)
             native_code = Native(slots, 1 << 24, policy)
             stack.callback(native_code.close)
             connections = [pair(socket.SOCK_STREAM) for _ in range(clones)]
@@ -292,11 +298,55 @@ def test_every_answer_goes_to_the_clone_that_read_the_request(make: Any) -> None
 
 def test_everything_else_is_handed_on_with_its_clone(make: Any) -> None:
     world = make(clones=2)
-    unique = world.ask(GETXATTR, 9, b"rest", clone=1)
+    unique = world.ask(STATFS, 9, b"rest", clone=1)
     got = world.python.recv(1 << 16)
     assert struct.unpack_from("<I", got) == (1,)
-    assert HEADER.unpack_from(got, 4)[1:4] == (GETXATTR, unique, 9)
+    assert HEADER.unpack_from(got, 4)[1:4] == (STATFS, unique, 9)
     assert got.endswith(b"rest")
+
+
+def xattr_in(size: int, name: bytes) -> bytes:
+    return struct.pack("<II", size, 0) + name + b"\0"
+
+
+def test_an_attribute_comes_as_its_value_or_its_length(make: Any) -> None:
+    world = make()
+    far = world.servers[0]
+    value = bytes(range(256)) * 40
+    for room, answer in (
+        (0, (0, struct.pack("<II", len(value), 0))),
+        (len(value), (0, value)),
+        (65536, (0, value)),
+        (len(value) - 1, (errno.ERANGE, b"")),
+    ):
+        unique = world.ask(GETXATTR, 9, xattr_in(room, b"user.long"))
+        request, _ = far.receive()
+        assert request.message == m.GetxattrRequest(9, b"user.long")
+        far.reply(request, m.GetxattrReply(value))
+        assert world.answer() == (unique, *answer)
+
+
+def test_where_acls_are_unknown_there_are_none(make: Any) -> None:
+    world = make()
+    far = world.servers[0]
+    for name, becomes in (
+        (b"system.posix_acl_access", errno.ENODATA),
+        (b"system.posix_acl_default", errno.ENODATA),
+        (b"system.posix_acl", errno.EOPNOTSUPP),
+        (b"user.x", errno.EOPNOTSUPP),
+    ):
+        unique = world.ask(GETXATTR, 9, xattr_in(100, name))
+        far.fail(far.receive()[0], errno.EOPNOTSUPP)
+        assert world.answer() == (unique, becomes, b"")
+
+
+def test_the_longest_name_of_an_attribute_fits(make: Any) -> None:
+    world = make(max_name=10)
+    unique = world.ask(GETXATTR, 9, xattr_in(100, b"user." + b"n" * 250))
+    request, _ = world.servers[0].receive()
+    assert request.message == m.GetxattrRequest(9, b"user." + b"n" * 250)
+    world.servers[0].fail(request, errno.ENODATA)
+    assert world.answer() == (unique, errno.ENODATA, b"")
 
 
 def test_read_and_write_carry_their_data(make: Any) -> None:

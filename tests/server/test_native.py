@@ -99,7 +99,7 @@ def opened(client: Client, name: bytes, flags: int = os.O_RDONLY) -> int:
     return handle
 
 
-def hot(client: Client) -> list[Any]:
+def hot(client: Client, place: Path) -> list[Any]:
     """The replies to a life of files: every native operation, also with errors."""
     seen: list[Any] = []
 
@@ -125,6 +125,12 @@ def hot(client: Client) -> list[Any]:
     seen.append(call(m.LookupRequest(1, b"a")).entry.attr.mode)
     for name in (b"missing", b".", b"..", b"x" * 255, b"a/b"):
         call(m.LookupRequest(1, name))
+    for size in (0, 5, 300, 3000):
+        os.setxattr(place / "a", "user.name", b"v" * size)
+        seen.append(call(m.GetxattrRequest(made.entry.node, b"user.name")).value)
+    for name in (b"user.missing", b"security.capability", b"nobody.knows"):
+        call(m.GetxattrRequest(made.entry.node, name))
+    call(m.GetxattrRequest(12345, b"user.name"))
     folder = call(m.MkdirRequest(1, b"d", 0o755, 0, 0, 0, ())).entry.node
     call(m.RenameRequest(1, b"a", folder, b"b", 0))
     call(m.RenameRequest(1, b"a", folder, b"b", 0))
@@ -147,7 +153,7 @@ def test_the_answers_are_those_of_python(tmp_path: Path) -> None:
         place = tmp_path / str(native)
         place.mkdir()
         with serving(place, native=native) as served, Client(served.connect()) as client:
-            answers.append(hot(client))
+            answers.append(hot(client, place))
             if native:
                 assert served.dispatched == [], "all of it ran in C"
                 assert served.wire.in_flight == 0

@@ -87,7 +87,8 @@ class Mounter:
                 stack.enter_context(self._running("bind", source, mountpoint, *options))
             else:
                 address = f"unix:{tempfile.mktemp(prefix='sock-', dir=scratch)}"
-                stack.enter_context(self._running("serve", "--listen", address, "--volume", f"data={source}"))
+                both = [f"--{option}" for option in self.mount_options if option.startswith("native=")]
+                stack.enter_context(self._running("serve", "--listen", address, "--volume", f"data={source}", *both))
                 stack.enter_context(self._running("mount", f"{address}/data", mountpoint, *options))
             yield mountpoint
 
@@ -184,7 +185,7 @@ class Wanted:
     """A target by its name: `WAY[@FILESYSTEM][,OPTION...]`, or a directory.
 
     WAY is `host`, `bind` or `serve`, FILESYSTEM one of filesystems.KINDS, which is made for the run, and each OPTION is
-    given to `fusepipe bind` or `mount` with -o.
+    given to `fusepipe bind` or `mount` with -o; `native=` to `fusepipe serve`, too.
     """
 
     name: str
