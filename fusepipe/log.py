@@ -13,9 +13,10 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Final, Literal, cast
 
 from structlog import BoundLoggerBase
@@ -185,6 +186,36 @@ def _quoted(value: object) -> str:
     if text and text.isprintable() and not any(c in text for c in " \"'="):
         return text
     return json.dumps(text)
+
+
+class Sparing:
+    """Logs what somebody else can bring about as often as he likes: at first each time, then now and then.
+
+    A line that follows others that were left out says how many (`left_out`).  Safe to use from any thread.
+    """
+
+    def __init__(self, log: Callable[..., None], *, burst: int = 20, pause: float = 10.0) -> None:
+        """`log` is a logger's method; `burst` lines come at once, and each `pause` seconds allow one more."""
+        self._log = log
+        self._burst = burst
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._spent = 0.0
+        self._at = monotonic()
+        self._left_out = 0
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Log this, or leave it out."""
+        with self._lock:
+            now = monotonic()
+            self._spent = max(0.0, self._spent - (now - self._at) / self._pause)
+            self._at = now
+            if self._spent + 1 > self._burst:
+                self._left_out += 1
+                return
+            self._spent += 1
+            left_out, self._left_out = self._left_out, 0
+        self._log(event, **fields, **({"left_out": left_out} if left_out else {}))
 
 
 def log_uncaught() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -192,3 +193,26 @@ def test_what_nobody_caught_is_one_line(code: str) -> None:
     assert done.stderr.count("\n") == 1
     assert "ZeroDivisionError" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_others_bring_about_does_not_fill_a_disk() -> None:
+    lines: list[dict[str, Any]] = []
+    complain = log.Sparing(lambda event, **fields: lines.append({"event": event, **fields}), burst=3, pause=3600)
+    for number in range(1000):
+        complain("refused", number=number)
+    assert [line["number"] for line in lines] == [0, 1, 2]
+    hasty = log.Sparing(lambda event, **fields: lines.append({"event": event, **fields}), burst=1, pause=1e-9)
+    hasty("one")
+    assert "left_out" not in lines[-1]
+
+
+def test_lines_that_were_left_out_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(log, "monotonic", lambda: now)
+    lines: list[dict[str, Any]] = []
+    complain = log.Sparing(lambda event, **fields: lines.append({"event": event, **fields}), burst=2, pause=10.0)
+    for _ in range(5):
+        complain("refused")
+    now += 10.0
+    complain("refused")
+    assert lines == [{"event": "refused"}, {"event": "refused"}, {"event": "refused", "left_out": 3}]

@@ -11,7 +11,7 @@ from fusepipe.wire import ServerConnection
 from fusepipe.wire.server_session import Close, Event
 
 MAX_UNSENT = 4 << 20
-"""Bytes of replies that wait for the client to read, beyond which nothing more is received from it."""
+"""Bytes of replies that wait for the client to read, beyond which nothing more is taken from it."""
 
 
 class Connection(Led):
@@ -52,9 +52,12 @@ class Connection(Led):
         Ends with Close when the client closes the connection or breaks it, or when `shut` was called.
         """
         wire = self.wire
-        while (event := wire.next_event()) is None:
+        while True:
+            # Before each frame: one receive may bring thousands of small requests for much data.
             if self._unsent:
                 self._wait_for_room()
+            if (event := wire.next_event()) is not None:
+                return event
             try:
                 count = self._socket.recv_into(wire.buffer())
             except OSError as error:
@@ -62,7 +65,6 @@ class Connection(Led):
                 return Close(f"the connection is broken: {error.strerror}", None)
             self.hung_up = not count
             wire.received(count)
-        return event
 
     def _wait_for_room(self) -> None:
         """Wait while the client leaves too much unread; ends when it reads or the connection ends."""

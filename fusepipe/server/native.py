@@ -25,9 +25,10 @@ class Native:
 
     def __init__(self, tables: Tables, interrupt_signal: int, logger: log.Logger) -> None:
         """`tables` must live longer.  Raises MemoryError."""
+        complain = log.Sparing(logger.error)
 
         def wrong(numbers: list[int]) -> None:
-            logger.error("the client gave back what it does not have", numbers=numbers[:8], count=len(numbers))
+            complain("the client gave back what it does not have", numbers=numbers[:8], count=len(numbers))
 
         self._session = NativeSession(tables.tree, interrupt_signal, wrong)
         self._wires: dict[int, ServerConnection] = {}

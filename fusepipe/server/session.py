@@ -81,6 +81,7 @@ class Session:
         self._dispatch = dispatch
         self._on_end = on_end
         self._logger = logger
+        self._complain = log.Sparing(logger.warning)
         self._slow = [0] * (max(Op) + 1)
         self._lock = threading.Lock()
         self._native = native
@@ -173,7 +174,7 @@ class Session:
                 self._end()
             else:
                 if event.error is not None and not connection.hung_up:
-                    self._logger.warning("a client broke the protocol", cause=event.reason)
+                    self._complain("a client broke the protocol", cause=event.reason)
                 else:
                     self._logger.debug("a connection ended", cause=event.reason)
                 break
@@ -212,7 +213,7 @@ class Session:
         except RemoteProtocolError as error:
             answer, close = connection.wire.fail(error)
             connection.send(answer.header)
-            self._logger.warning("a client broke the protocol", cause=close.reason)
+            self._complain("a client broke the protocol", cause=close.reason)
             self._closed(connection)
             return False
         return verdict is not Verdict.RUN or self._run(connection, term, event, to_run)

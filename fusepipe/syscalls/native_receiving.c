@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 
 #define BUFFER ((size_t)128 << 10)
-#define MAX_UNSENT ((size_t)4 << 20) /* bytes of replies that wait, beyond which nothing more is received */
+#define MAX_UNSENT ((size_t)4 << 20) /* bytes of replies that wait, beyond which nothing more is taken */
 #define CHECKSUM 4u
 
 struct native_connection *native_connection_new(struct native_session *s, int fd, size_t limit)
@@ -168,6 +168,15 @@ static bool handle(struct native_connection *c, struct native_frame *frame)
     return true;
 }
 
+/* Ends when the client reads, or the connection ends. */
+static void wait_for_room(struct native_connection *c)
+{
+    pthread_mutex_lock(&c->send);
+    while (c->unsent_size > MAX_UNSENT && !c->shut)
+        pthread_cond_wait(&c->room, &c->send);
+    pthread_mutex_unlock(&c->send);
+}
+
 /*
  * Receives and does what comes, until there is something for Python: a frame, or the end.  Waits without an end, since
  * a guest may be paused for days.  What the event points to stays until the next call.
@@ -186,6 +195,8 @@ void native_receive(struct native_connection *c, struct native_event *event)
         int next;
 
         while ((next = next_frame(c, &frame, &event->reason)) > 0) {
+            /* Before each frame: one receive may bring thousands of small requests for much data. */
+            wait_for_room(c);
             if (handle(c, &frame))
                 continue;
             send_batch(c);
@@ -200,10 +211,7 @@ void native_receive(struct native_connection *c, struct native_event *event)
         send_batch(c);
         if (next < 0)
             return;
-        pthread_mutex_lock(&c->send);
-        while (c->unsent_size > MAX_UNSENT && !c->shut)
-            pthread_cond_wait(&c->room, &c->send);   /* ends when the client reads, or the connection ends */
-        pthread_mutex_unlock(&c->send);
+        wait_for_room(c);
         if (c->start == c->end) {
             c->start = c->end = 0;
         } else if (c->end > BUFFER / 2) {

@@ -6,7 +6,7 @@ from ...wire import messages as m
 from ..tables import Tables
 from .handler import NOTHING, Reply
 
-_logger = log.get_logger("server")
+_complain = log.Sparing(log.get_logger("server").error)
 
 
 def cleanup(tables: Tables, request: m.CleanupRequest, _: Buffer) -> Reply:
@@ -17,5 +17,5 @@ def cleanup(tables: Tables, request: m.CleanupRequest, _: Buffer) -> Reply:
     for handle in request.handles:
         tables.locks.end_handle(handle)
     if wrong := tables.tree.cleanup(request.forgets, request.handles):
-        _logger.error("the client gave back what it does not have", numbers=wrong[:8], count=len(wrong))
+        _complain("the client gave back what it does not have", numbers=wrong[:8], count=len(wrong))
     return m.CleanupReply(), NOTHING

@@ -11,6 +11,13 @@ import threading
 from ...syscalls import Tree
 from .ranges import UNLOCK, Range, Ranges, changed
 
+MAX_RANGES = 4096
+"""Locked ranges of one session, all files and owners together.  The host's kernel keeps each in memory of its own, and
+walks through those of a file for each that is set."""
+
+AT_MOST = 2
+"""Ranges that one lock can add: in the middle of another of the other type, which it splits."""
+
 END = (1 << 63) - 1
 """The last byte of a range that has no end."""
 
@@ -43,22 +50,25 @@ class Locks:
         self._lock = threading.Lock()
         self._nodes: dict[int, dict[int, _Owner]] = {}
         self._handles: dict[int, set[_Owner]] = {}
+        self._ranges = 0
 
     def set(self, node: int, handle: int, owner: int, type: int, start: int, end: int, pid: int, *, wait: bool) -> None:
         """Sets or removes a lock, as fcntl(2) with F_SETLK or F_SETLKW.
 
         Raises OSError: EAGAIN where another owner's is in the way, EINTR where waiting was interrupted, EINVAL for a
-        range or type that is none, EBADF for a handle of another node, ENOLCK where the host has no room for it.
+        range or type that is none, EBADF for a handle of another node, ENOLCK where there are too many locks or
+        the host has no room for it.
         """
         used = self._use(node, handle, owner)
         try:
             if wait and type != UNLOCK:
-                self._tree.lock_set(used.fd, type, start, end, wait=True)
+                self._set(used, type, start, end, AT_MOST, wait=True)
                 with used.changing:
-                    self._note(used, handle, type, start, end, pid)
+                    self._count(self._note(used, handle, type, start, end, pid) - AT_MOST)
             else:
                 with used.changing:
-                    self._tree.lock_set(used.fd, type, start, end, wait=False)
+                    more = len(changed(used.ranges, start, end, type)) - len(used.ranges)
+                    self._set(used, type, start, end, more, wait=False)
                     self._note(used, handle, type, start, end, pid)
         finally:
             self._done(used)
@@ -125,6 +135,7 @@ class Locks:
         try:
             with used.changing:
                 self._tree.lock_set(used.fd, UNLOCK, 0, END, wait=False)
+                self._count(-len(used.ranges))
                 used.ranges = ()
         finally:
             self._done(used)
@@ -150,17 +161,36 @@ class Locks:
             self._tree.lock_close(fd)
         return found
 
-    def _note(self, used: _Owner, handle: int, type: int, start: int, end: int, pid: int) -> None:
-        """What has been done to the owner's locks.  Wants `changing`."""
+    def _set(self, used: _Owner, type: int, start: int, end: int, more: int, *, wait: bool) -> None:
+        """Sets or removes a lock that makes `more` ranges, which are counted where that succeeds."""
+        self._count(more)
+        try:
+            self._tree.lock_set(used.fd, type, start, end, wait=wait)
+        except OSError:
+            self._count(-more)
+            raise
+
+    def _count(self, more: int) -> None:
+        """There are so many ranges more, or fewer.  Raises OSError (ENOLCK) where there would be too many."""
+        with self._lock:
+            if more > 0 and self._ranges + more > MAX_RANGES:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            self._ranges += more
+
+    def _note(self, used: _Owner, handle: int, type: int, start: int, end: int, pid: int) -> int:
+        """What has been done to the owner's locks: how many ranges there are more.  Wants `changing`."""
+        before = len(used.ranges)
         used.ranges = changed(used.ranges, start, end, type)
+        more = len(used.ranges) - before
         if type == UNLOCK:
-            return
+            return more
         used.pid = pid
         with self._lock:
             if used.handle != handle:
                 self._leave_handle(used)
                 used.handle = handle
                 self._handles.setdefault(handle, set()).add(used)
+        return more
 
     def _done(self, used: _Owner) -> None:
         """A use has ended; an owner without locks is forgotten with the last."""

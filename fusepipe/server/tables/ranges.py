@@ -1,5 +1,6 @@
 """Ranges of bytes that one owner has locked."""
 
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 READ, WRITE, UNLOCK = (
@@ -23,8 +24,11 @@ Ranges = tuple[Range, ...]
 
 def changed(ranges: Ranges, start: int, end: int, type: int) -> Ranges:
     """What an owner holds after setting or removing a lock: the new one replaces, cuts, splits the old (fcntl(2))."""
+    # Only those that it touches, or is beside: an owner may have thousands.
+    first = bisect_left(ranges, start - 1, key=lambda old: old.end)
+    last = bisect_right(ranges, end + 1, key=lambda old: old.start)
     kept: list[Range] = []
-    for old in ranges:
+    for old in ranges[first:last]:
         if old.start < start:
             kept.append(old._replace(end=min(old.end, start - 1)))
         if old.end > end:
@@ -38,4 +42,4 @@ def changed(ranges: Ranges, start: int, end: int, type: int) -> Ranges:
             joined[-1] = joined[-1]._replace(end=one.end)
         else:
             joined.append(one)
-    return tuple(joined)
+    return (*ranges[:first], *joined, *ranges[last:])
