@@ -71,7 +71,7 @@ class TargetText(click.ParamType[Target]):
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to try to reach the server; it may start after the mount.",
+    help="How long to try to reach the server; it may start after the mount.  Reached, it has 60 seconds to answer.",
 )
 @mount_options
 @log_options("warning")

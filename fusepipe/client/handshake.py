@@ -22,8 +22,9 @@ from fusepipe.wire import (
 )
 from fusepipe.wire.client_session import Established, Lost, Refused
 
-HANDSHAKE_SECONDS = 10.0
-"""How long the server may take to answer."""
+HANDSHAKE_SECONDS = 60.0
+"""How long a server that was reached may take to answer, however short --connect-timeout is.  It starts a process for
+the session first: where guest and host are emulated, or have much else to do, that takes more than 10 seconds."""
 
 CLEANUP_SLOTS = 4
 LOCK_SLOTS = 64

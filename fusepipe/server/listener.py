@@ -31,8 +31,9 @@ from fusepipe.transport import (
 from fusepipe.wire import PREFIX, ErrorCode, HelloRequest, RemoteProtocolError, first_frame_size, opening, refusal
 from fusepipe.wire.messages import AttachRequest, ResumeRequest
 
-HELLO_PATIENCE = 10.0
-"""Seconds in which a connection that was accepted must have sent its first frame, and taken a refusal."""
+HELLO_PATIENCE = 60.0
+"""Seconds in which a connection that was accepted must have sent its first frame, and taken a refusal: much, since a
+guest may be emulated or have other things to do, and MAX_WAITING bounds what silent ones can hold."""
 
 MAX_WAITING = 64
 """Connections that may be without their first frame; one more takes the place of the oldest, which is closed."""
