@@ -31,7 +31,7 @@ MEANING: Final[dict[ExitCode, str]] = {
     ExitCode.REFUSED: "the server refused: version, access or a limit",
     ExitCode.NOT_PERMITTED: "not permitted: /dev/fuse, fusermount3, privileges",
     ExitCode.LOST: "the connection to the server was lost",
-    ExitCode.STALE: "the session is stale: the server no longer knows it",
+    ExitCode.STALE: "the session is stale: the server no longer knows it, or another copy of this client goes on",
     ExitCode.DOCTOR: "doctor found that something needed is missing",
 }
 

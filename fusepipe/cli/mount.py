@@ -1,5 +1,6 @@
 """`fusepipe mount`: the guest's half, which mounts a volume of a server."""
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import click
 from fusepipe.cli import mounting
 from fusepipe.cli.command import Command
 from fusepipe.cli.daemon import go_to_background
+from fusepipe.cli.durations import Duration
 from fusepipe.cli.exits import ExitCode
 from fusepipe.cli.options import log_options, mount_options, set_up_logging
 from fusepipe.cli.places import absolute
@@ -73,19 +75,30 @@ class TargetText(click.ParamType[Target]):
     metavar="SECONDS",
     help="How long to try to reach the server; it may start after the mount.  Reached, it has 60 seconds to answer.",
 )
+@click.option(
+    "--on-disconnect",
+    type=Duration(wait=math.inf, fail=0.0),
+    default="wait",
+    show_default=True,
+    metavar="wait|SECONDS|fail",
+    help="What programs get when the connection is lost: they wait until there is another one, wait for SECONDS and "
+    "then get errors, or get errors at once.  With fd:N always fail.",
+)
 @mount_options
 @log_options("warning")
-def mount(target: Target, mnt: str, connect_timeout: float, daemon: bool, **options: Any) -> int:
+def mount(target: Target, mnt: str, connect_timeout: float, on_disconnect: float, daemon: bool, **options: Any) -> int:
     """Mount the volume NAME of the server at ADDR on the directory MNT.
 
     ADDR is unix:PATH, vsock:CID:PORT, vsock-listen:PORT, firecracker-connect:PATH:PORT, or fd:N for a connected socket
     that this process inherits.  NAME is what follows the last slash.
 
     It stays in the foreground, prints one line when the mount is ready, and unmounts on SIGINT and SIGTERM.
+    When the connection is lost, it goes on over another one, and every request runs once.
     """
     logging = {name: options.pop(name) for name in ("log_level", "log_format", "trace", "log_file")}
     set_up_logging(**logging)
     if daemon:
         go_to_background(logs_to_file=logging["log_file"] is not None)
-    client_options = mounting.MountArguments(**options).for_client(mnt, fsname=target.text)
+    arguments = mounting.MountArguments(**options, on_disconnect=on_disconnect)
+    client_options = arguments.for_client(mnt, fsname=target.text)
     return mounting.run_mount_of(target.address, target.volume, client_options, connect_timeout)

@@ -37,6 +37,7 @@ class MountArguments:
     dev: bool
     nonempty: bool
     native: str
+    on_disconnect: float = 0.0
 
     def for_client(self, mountpoint: str, fsname: str) -> "MountOptions":
         """The client's options for a mount at `mountpoint` with the source `fsname`.
@@ -68,6 +69,7 @@ class MountArguments:
             fsname=fsname,
             nonempty=self.nonempty,
             native=self.native == "auto",
+            on_disconnect=self.on_disconnect,
         )
 
 

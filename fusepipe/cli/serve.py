@@ -7,6 +7,7 @@ import click
 from fusepipe import log
 from fusepipe.cli import report
 from fusepipe.cli.command import Command
+from fusepipe.cli.durations import Duration
 from fusepipe.cli.exits import CommandError, ExitCode, leaves
 from fusepipe.cli.notify import notify
 from fusepipe.cli.options import NATIVE_OPTION, log_options, set_up_logging
@@ -87,12 +88,21 @@ class VolumeText(click.ParamType[Volume]):
     help="How long running requests may take to end when the server is told to stop.",
 )
 @click.option(
+    "--session-grace",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    metavar="TIME",
+    help="How long a mount's session is kept after its last connection was lost, in seconds or as in 10m and 24h; "
+    "files that it has open and its locks stay so long.  With 0, and for fd:N, it ends at once.",
+)
+@click.option(
     "--max-sessions",
     type=click.IntRange(min=1),
     default=ServerOptions.max_sessions,
     show_default=True,
     metavar="N",
-    help="Mounts that may exist at once; one more is refused.",
+    help="Mounts that may exist at once, those that are kept for --session-grace among them; one more is refused.",
 )
 @click.option(
     "--fd-budget",
@@ -115,6 +125,7 @@ def serve(
     listen: tuple[Address, ...],
     volume: tuple[Volume, ...],
     drain: float,
+    session_grace: float,
     max_sessions: int,
     fd_budget: int | None,
     native: str,
@@ -141,6 +152,7 @@ def serve(
 
     options = ServerOptions(
         drain=drain,
+        session_grace=session_grace,
         max_sessions=max_sessions,
         fd_budget=fd_budget,
         native=native == "auto",

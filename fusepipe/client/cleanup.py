@@ -26,7 +26,7 @@ class _Batch:
         self._cleanup.answered(self)
 
     def failed(self, error: Exception) -> None:
-        """The link is lost, and with it the session that the batch was for."""
+        """The session that the batch was for is lost."""
         self.answered.set()
         self._cleanup.answered(self)
 
@@ -83,6 +83,7 @@ class Cleanup:
             while len(self._under_way) >= self._slots:  # the batch grows meanwhile
                 self._free = trio.Event()
                 await self._free.wait()
+            await self._link.connected.wait()
             self.send()
 
     def send(self) -> None:

@@ -50,11 +50,18 @@ class LinkLostError(MountError):
     exit_code = 8
 
 
+class StaleError(MountError):
+    """The server does not know the session any more, or somebody else goes on with it."""
+
+    exit_code = 9
+
+
 class MountEnd(Enum):
     """How a mount ended by itself."""
 
     UNMOUNTED = (0, "unmounted")
     CONNECTION_LOST = (8, "the connection to the server was lost")
+    STALE = (9, "the session is stale: the server does not know it any more, or somebody else goes on with it")
 
     @property
     def exit_code(self) -> int:

@@ -4,7 +4,8 @@ The kernel sends it for every signal that reaches a waiting program, fatal or no
 goes on waiting (fs/fuse/dev.c, request_wait_answer).  The server is asked to end the call, which it can where the call
 can be interrupted on the host.  A call that cannot, such as an fsync on a stuck disk, would keep a killed program from
 going away: so the client itself answers EINTR once the program is dying, and leaves the slot to the late reply.  A
-program that lives on after its signal waits, as it would on a local disk.
+program that lives on after its signal waits, as it would on a local disk.  While there is no connection nobody can be
+asked, and a dying program gets its EINTR at once.
 """
 
 from typing import Protocol
@@ -85,7 +86,8 @@ class Interrupts:
         return True
 
     def _watch(self, waiting: Waiting) -> None:
-        self._due[waiting] = trio.current_time() + ABANDON_AFTER
+        patience = ABANDON_AFTER if self._link.connected.is_set() else 0.0
+        self._due[waiting] = trio.current_time() + patience
         self._interrupted.set()
 
     async def run(self) -> None:

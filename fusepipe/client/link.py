@@ -1,19 +1,19 @@
-"""The link to the server: one session over one connection.
+"""The link to the server: one session, over one connection after another.
 
-Everything here belongs to one trio loop.  There is no `await` between taking a slot and handing its frame to the socket
-or to the queue behind it, so frames leave in the order in which they were numbered.
+When the connection is lost, requests wait: those that have a slot are sent again after the session has been resumed
+(client/resuming.py), those without are parked.  Everything here belongs to one trio loop.
 """
 
 import errno
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import outcome
 import trio
 
-from fusepipe import log
 from fusepipe.client.errors import CallError
+from fusepipe.client.line import Line
 from fusepipe.device import CurrentRequest
 from fusepipe.transport import Buffer, Stream
 from fusepipe.wire import (
@@ -30,8 +30,6 @@ from fusepipe.wire import (
     op_of,
 )
 from fusepipe.wire.client_session import Ended, Event, Lost, Pong, Replied
-
-logger = log.get_logger("client")
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -89,7 +87,7 @@ class Call:
 
 
 class Link:
-    """Requests in, replies out, from an established connection until it is lost or closed."""
+    """Requests in, replies out, from an established connection until the session is over."""
 
     def __init__(self, stream: Stream, session: ClientSession, connection: ClientConnection) -> None:
         assert session.agreed is not None
@@ -98,13 +96,16 @@ class Link:
         """The kernel's request that is being started; the filter's, once it is on the device."""
         self.calls: dict[int, Call] = {}
         """The calls that wait, by the kernel's `unique`."""
-        self.lost = False
+        self.error = 0
+        """The errno of every call from now on, once the session is lost; else 0."""
         self.busy = trio.Event()
         """Set when a request is sent; whoever waits for it puts a new event here first."""
+        self.connected = trio.Event()
+        """Set while there is a connection, and when the session is over; there is a new event after each loss."""
         self.over = trio.Event()
-        """Set when the link is lost, or the server has answered BYE."""
-        self.heard = 0.0
-        """When bytes came last, by trio's clock."""
+        """Set when the session is lost, or the server has answered BYE."""
+        self.closing = False
+        """Whether the session is to end, so that it does not matter if the server has ended it."""
         self.late: Callable[[Replied], None] = lambda _replied: None
         """Is given the replies to abandoned requests."""
         self.make_space: Callable[[], Awaitable[None]] = _nothing_to_free
@@ -114,15 +115,17 @@ class Link:
         self.tell_busy: Callable[[], None] = lambda: None
         """Asks others who send requests to set `busy` with the next one."""
         self.on_lost: Callable[[], None] = lambda: None
-        """Called when the link is lost, after all its calls have failed."""
+        """Called when the connection is lost: others who send requests are to stop."""
+        self.on_over: Callable[[int], None] = lambda _error: None
+        """Called when the session is lost, with the errno of every request from now on, after all calls have failed."""
         self.session = session
-        self._stream = stream
+        self.reason = ""
+        """Why the last connection was lost."""
         self._session = session
-        self._connection = connection
+        self._line: Line | None = Line(stream, connection)
+        self._lost = trio.Event()
         self._parked: deque[Call] = deque()
-        self._queue: list[Buffer] = []
-        self._queued = trio.Event()
-        self._failure = ""
+        self.connected.set()
 
     @property
     def waits(self) -> bool:
@@ -133,9 +136,10 @@ class Link:
         """Goes on with slots that others use as well; to be called before the first request."""
         self._session.share(store)
 
-    def further(self) -> ClientConnection:
-        """One more connection of the session, for others to use."""
-        return self._session.connection()
+    @property
+    def heard(self) -> float:
+        """When bytes came last, by trio's clock."""
+        return self._line.heard if self._line is not None else 0.0
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -143,9 +147,9 @@ class Link:
         """Sends a request for an operation, and waits for its reply.
 
         The operation is the one that the kernel has just started, or `current` where that was some time ago.  While no
-        slot is free it is parked, which keeps its place in the order.  Raises CallError: the reply's errno, EIO once
-        the link is lost, EINTR where the program that asked is dying, ENOLCK for a request that waits for a lock while
-        no lock slot is free.
+        slot is free, or no connection is there, it is parked, which keeps its place in the order.  Raises CallError:
+        the reply's errno, EIO or ESTALE once the session is lost, EINTR where the program that asked is dying, ENOLCK
+        for a request that waits for a lock while no lock slot is free.
         """
         current = self.current if current is None else current
         call = Call(current.unique, current.pid, request, payload)
@@ -164,53 +168,65 @@ class Link:
         return replied
 
     async def _run(self, call: Call) -> Replied:
-        if self.lost:
-            raise CallError(errno.EIO)
+        if self.error:
+            raise CallError(self.error)
         if call.interrupted:
             raise CallError(errno.EINTR)
         if call.kind is SlotKind.LOCK and not self._session.has_free(SlotKind.LOCK):
             raise CallError(errno.ENOLCK)
-        call.task = trio.lowlevel.current_task()
-        if self._parked or not self._start(call):
+        call.task, call.ticket = trio.lowlevel.current_task(), None
+        if self._parked or self._line is None or not self._start(call):
             self._parked.append(call)
             self._session.waiting(len(self._parked))
         replied: Replied = await trio.lowlevel.wait_task_rescheduled(call.cancelled)
         return replied
 
     def start_cleanup(self, request: Message, waiter: Waiter) -> bool:
-        """Sends a batch of cleanup.  False where no slot is free for it, or the link is lost."""
-        return not self.lost and self._take(SlotKind.CLEANUP, request, b"", waiter) is not None
+        """Sends a batch of cleanup.  False where no slot is free for it, or no connection is there."""
+        return self._line is not None and self._take(SlotKind.CLEANUP, request, b"", waiter) is not None
 
     def interrupt(self, call: Call) -> None:
-        """Ends a parked call with EINTR; asks the server to end any other one early."""
+        """Ends a parked call with EINTR; asks the server to end any other one early.
+
+        Without a connection nothing is done now: a program that lives on after its signal waits, and `abandon` is for
+        one that does not.  The server is asked when there is a connection again.
+        """
         call.interrupted = True
-        if call.task is None:
-            return  # its reply has come; if it is to run once more, it will not
+        if call.task is None or self._line is None:
+            return  # its reply has come, and if it is to run once more, it will not; or there is nobody to ask
         if call.ticket is None:
-            self._parked.remove(call)
-            self._session.waiting(len(self._parked))
-            call.failed(CallError(errno.EINTR))
-        elif not self.lost:
-            self._send(self._connection.interrupt(call.ticket.slot, call.ticket.seq))
+            self._unpark(call)
+        else:
+            self._line.send(self._line.connection.interrupt(call.ticket.slot, call.ticket.seq))
+
+    def _unpark(self, call: Call) -> None:
+        self._parked.remove(call)
+        self._session.waiting(len(self._parked))
+        call.failed(CallError(errno.EINTR))
 
     def abandon(self, call: Call) -> bool:
-        """Ends a call with EINTR; its slot stays taken until the reply comes, which `late` is given.
+        """Ends a call with EINTR; the slot, if it has one, stays taken until the reply comes, which `late` is given.
 
-        False, and nothing changes, where half of the slots are abandoned already.
+        False, and nothing changes, where half of the slots are abandoned already; without a connection all may be,
+        since nobody else could use them.
         """
-        assert call.ticket is not None
-        if not self._session.abandon(call.ticket):
+        if call.ticket is None:
+            self._unpark(call)
+            return True
+        if not self._session.abandon(call.ticket, all_may_be=self._line is None):
             return False
         call.failed(CallError(errno.EINTR))
         return True
 
     def ping(self) -> None:
-        """Asks the server for a sign of life."""
-        self._send(self._connection.ping())
+        """Asks the server for a sign of life, if there is a connection."""
+        if self._line is not None:
+            self._line.send(self._line.connection.ping())
 
     def bye(self) -> None:
-        """Ends the session; `over` is set when the server has answered."""
-        self._send(self._connection.bye())
+        """Ends the session, if there is a connection; `over` is set when the server has answered."""
+        if self._line is not None:
+            self._line.send(self._line.connection.bye())
 
     def _start(self, call: Call) -> bool:
         call.ticket = self._take(call.kind, call.request, call.payload, call)
@@ -219,14 +235,15 @@ class Link:
     def _take(self, kind: SlotKind, request: Message, payload: Buffer, waiter: Waiter) -> Ticket | None:
         ticket = self._session.take(kind, request, payload)
         if ticket is not None:
+            assert self._line is not None
             ticket.user = waiter
             self.busy.set()
-            self._send(self._connection.request(ticket))
+            self._line.send(self._line.connection.request(ticket))
         return ticket
 
     def start_parked(self) -> None:
         """A slot or bytes have become free: the calls that waited longest take them."""
-        if not self._parked:
+        if not self._parked or self._line is None:
             return
         while self._parked:
             call = self._parked.popleft()
@@ -243,49 +260,23 @@ class Link:
                 break
         self._session.waiting(len(self._parked))
 
-    # ---- sending ----------------------------------------------------------------------------------------------------
+    # ---- connections ------------------------------------------------------------------------------------------------
 
-    def _send(self, buffers: list[Buffer]) -> None:
-        if self._queue:
-            self._queue += buffers
+    async def serve(self) -> None:
+        """Sends and receives on the connection that is there, until it is lost or the session is over."""
+        line = self._line
+        if line is None:
             return
-        try:
-            self._queue = self._stream.send_now(buffers)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._sending_failed(error)
-        if self._queue:
-            self._queued.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.send_queued)
+            nursery.start_soon(self._receive, line)
+            await self._lost.wait()
+            nursery.cancel_scope.cancel()
 
-    async def send_queued(self) -> None:
-        """Sends what the socket did not take at once, for as long as the link lives."""
-        try:
-            while True:
-                await self._queued.wait()
-                self._queued = trio.Event()
-                while self._queue:
-                    await self._stream.wait_send_all_might_not_block()
-                    self._queue = self._stream.send_now(self._queue)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._sending_failed(error)
-
-    def _sending_failed(self, error: Exception) -> None:
-        """Leaves the rest to `receive`, which closing the stream wakes: the caller may be about to wait for a reply."""
-        self._failure = self._failure or str(error)
-        self._stream.close()
-
-    # ---- receiving --------------------------------------------------------------------------------------------------
-
-    async def receive(self) -> None:
-        """Hands out replies until the connection ends."""
-        connection, stream = self._connection, self._stream
-        try:
-            while not self.over.is_set():
-                count = await stream.receive_into(connection.buffer())
-                self.heard = trio.current_time()
-                for event in connection.received(count):
-                    self._handle(event)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.lose(self._failure or str(error))
+    async def _receive(self, line: Line) -> None:
+        reason = await line.receive(self._handle)
+        if line is self._line:
+            self.lose(reason)
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -298,24 +289,55 @@ class Link:
             case Pong():
                 pass  # that something came is all that matters
             case Ended():
-                self.over.set()
+                self.end(0)
             case Lost():
                 self.lose(event.reason)
             case _:
                 self.lose(f"the server sent what it may not send now: {type(event).__name__}")
 
+    async def disconnected(self) -> None:
+        """Waits until the connection is lost, or the session is over."""
+        if self._line is not None:
+            await self._lost.wait()
+
     def lose(self, reason: str) -> None:
-        """The connection is dead: every call that waits, and every later one, fails with EIO."""
-        if self.lost or self.over.is_set():
+        """The connection is dead; requests wait until there is another one, or `end` says that there will be none."""
+        if self._line is None:
             return
-        self.lost = True
-        self._connection.lost()
-        logger.error("the connection to the server is lost", reason=reason)
-        for ticket in self._session.unanswered():
-            ticket.user.failed(CallError(errno.EIO))
-        while self._parked:
-            self._parked.popleft().failed(CallError(errno.EIO))
+        line, self._line = self._line, None
+        line.close()
+        self.reason = reason
+        self.connected = trio.Event()
+        self._lost.set()
         self.on_lost()
-        self._queue.clear()
-        self._stream.close()
+
+    def resumed(self, stream: Stream, connection: ClientConnection, resend: Sequence[Ticket]) -> None:
+        """Goes on over another connection, on which the session was resumed, and first sends again what waits for its
+        reply: each is run once, however often it is sent."""
+        self._line = line = Line(stream, connection)
+        self._lost = trio.Event()
+        self.connected.set()
+        for ticket in resend:
+            line.send(connection.request(ticket))
+        for call in self.calls.values():
+            if call.interrupted and call.task is not None and call.ticket is not None:
+                line.send(connection.interrupt(call.ticket.slot, call.ticket.seq))
+        if resend:
+            self.busy.set()
+        self.start_parked()
+
+    def end(self, error: int) -> None:
+        """The session is over.  With an errno it is lost: every call that waits, and every later one, fails with it."""
+        if self.over.is_set():
+            return
+        self.error = error
         self.over.set()
+        self.lose("the session is over")
+        self.connected.set()  # whoever waits for it finds that there will be none
+        if not error:
+            return
+        for ticket in self._session.unanswered():
+            ticket.user.failed(CallError(error))
+        while self._parked:
+            self._parked.popleft().failed(CallError(error))
+        self.on_over(error)

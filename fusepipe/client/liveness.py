@@ -14,9 +14,13 @@ after a pause: one long wait would then be over before the answer, which was the
 
 
 async def watch(link: Link) -> None:
-    """Loses the link when its server owes a reply and is silent.  Returns when the link is over."""
+    """Loses the connection when the server owes a reply and is silent.  Returns when the session is over."""
     busy_since = trio.current_time()
     while not link.over.is_set():
+        connected = link.connected
+        if not connected.is_set():
+            await connected.wait()
+            busy_since = trio.current_time()
         if not link.waits:
             link.busy = trio.Event()
             link.tell_busy()
@@ -24,13 +28,13 @@ async def watch(link: Link) -> None:
             busy_since = trio.current_time()
         quiet_since = max(link.heard, busy_since)
         await trio.sleep_until(quiet_since + PING_AFTER)
-        if link.heard > quiet_since or not link.waits or link.over.is_set():
+        if link.connected is not connected or link.heard > quiet_since or not link.waits:
             continue
         asked = trio.current_time()
         link.ping()
         for _ in range(LOOKS):
             await trio.sleep(DEAD_AFTER / LOOKS)
-            if link.heard >= asked:
+            if link.connected is not connected or link.heard >= asked:
                 break
         else:
             link.lose(f"the server has been silent for {PING_AFTER + DEAD_AFTER:g} seconds")

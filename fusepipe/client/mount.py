@@ -10,8 +10,15 @@ from fusepipe import log
 from fusepipe.client import liveness, native_path
 from fusepipe.client.cleanup import Cleanup
 from fusepipe.client.device_operations import DeviceOperations
-from fusepipe.client.errors import InternalError, MountEnd, MountError, PermissionDeniedError, RefusedError
-from fusepipe.client.handshake import MAX_TRANSFER, open_link
+from fusepipe.client.errors import (
+    InternalError,
+    LinkLostError,
+    MountEnd,
+    MountError,
+    PermissionDeniedError,
+    RefusedError,
+)
+from fusepipe.client.handshake import MAX_TRANSFER, Offer, open_link
 from fusepipe.client.interrupts import Interrupts
 from fusepipe.client.kernel import mount_options, set_read_ahead, wishes
 from fusepipe.client.libfuse import make_session
@@ -22,9 +29,10 @@ from fusepipe.client.native_path import NativePath, further_connections, wanted_
 from fusepipe.client.operations import Operations
 from fusepipe.client.options import MountOptions
 from fusepipe.client.permissions import check
+from fusepipe.client.resuming import Resuming
 from fusepipe.client.shared_locks import SharedLocks
 from fusepipe.client.taken import Taken
-from fusepipe.client.unmounting import detach, take_away
+from fusepipe.client.unmounting import detach, force_away, take_away
 from fusepipe.device import Filter, FilterUnavailableError, Opcode
 from fusepipe.device.native import Channel, NativeUnavailableError
 from fusepipe.transport import Stream
@@ -32,6 +40,8 @@ from fusepipe.wire.client_session import Replied
 
 logger = log.get_logger("client")
 
+HELLO_ATTEMPTS = 3
+"""How often a session is asked for where the connection breaks meanwhile."""
 INIT_SECONDS = 10.0
 """How long the kernel may take for its first request."""
 LAST_ANSWERS = 0.1
@@ -42,6 +52,8 @@ UNMOUNT_SECONDS = 10.0
 """How long an unmount may write data back."""
 FAREWELL_SECONDS = 5.0
 """How long the server may take to answer BYE."""
+RECONNECT_SECONDS = 2.0
+"""How long a mount that is to end waits for a connection that is lost."""
 UNBOUNDED = 1 << 20
 """Tasks of pyfuse3.  A request without a slot waits in one and the device is read on, or INTERRUPT could not come."""
 
@@ -59,8 +71,9 @@ async def run_mount(
 
     `connect` is called once for each connection: several times where native threads serve the mount, unless `single`
     says that there is only one connection.
-    `ready()` is called once, as soon as the mount answers.  When the link is lost the mount point stays and answers
-    ENOTCONN, so that nobody writes into the directory below.  Being cancelled unmounts, also while programs use it.
+    `ready()` is called once, as soon as the mount answers.  When a connection is lost, `connect` is called again as
+    `options.on_disconnect` says.  When the session is lost the mount point stays and answers ENOTCONN, so that nobody
+    writes into the directory below.  Being cancelled unmounts, also while programs use it.
     One mount at a time in a process: pyfuse3's state is global.
 
     Raises MountError, and what `connect` raises.
@@ -68,21 +81,39 @@ async def run_mount(
     check(options)
     place = await trio.to_thread.run_sync(lambda: prepared(options.mountpoint, nonempty=options.nonempty))
     threads = 0 if single else wanted_threads(options)
-    stream = await connect()
+    patience = 0.0 if single else options.on_disconnect
+    offer = Offer(volume, options.readers, connections=1 + threads, body_crc=body_crc)
+    link = await _first_link(connect, offer, attempts=HELLO_ATTEMPTS if patience else 1)
     try:
-        link = await open_link(stream, volume, options.readers, connections=1 + threads, body_crc=body_crc)
-        channels = await further_connections(link, connect, threads)
-        return await Mount(link, place, options, channels).run(ready)
+        channels = await further_connections(link.session, connect, threads)
+        resuming = Resuming(link, connect, 0.0 if channels else patience)
+        return await Mount(link, resuming, place, options, channels).run(ready)
     finally:
-        stream.close()
+        link.lose("the mount has ended")
+
+
+async def _first_link(connect: Callable[[], Awaitable[Stream]], offer: Offer, attempts: int) -> Link:
+    """Opens a session; where the connection breaks meanwhile, again.  Raises MountError, and what `connect` raises."""
+    while True:
+        attempts -= 1
+        try:
+            return await open_link(await connect(), offer)
+        except LinkLostError as error:
+            if not attempts:
+                raise
+            logger.warning("the connection broke before there was a session, trying again", cause=error.cause)
 
 
 class Mount:
     """One mount: pyfuse3's session, the filter on it, and the link behind it."""
 
-    def __init__(self, link: Link, place: str, options: MountOptions, channels: list[Channel]) -> None:
-        """`channels` are connections for native threads, taken over by the mount; without any Python serves alone."""
+    def __init__(
+        self, link: Link, resuming: Resuming, place: str, options: MountOptions, channels: list[Channel]
+    ) -> None:
+        """`resuming` keeps the link connected.  `channels` are connections for native threads, taken over by the mount;
+        without any Python serves alone."""
         self._link = link
+        self._resuming = resuming
         self._place = place
         self._options = options
         self._cleanup = Cleanup(link)
@@ -117,7 +148,13 @@ class Mount:
             self._close()
         if self._error is not None:
             raise InternalError("something failed unexpectedly", "see the log") from self._error
-        return MountEnd.CONNECTION_LOST if self._link.lost else MountEnd.UNMOUNTED
+        match self._link.error:
+            case 0:
+                return MountEnd.UNMOUNTED
+            case errno.ESTALE:
+                return MountEnd.STALE
+            case _:
+                return MountEnd.CONNECTION_LOST
 
     def _make_taken(self, link: Link) -> Taken:
         operations = DeviceOperations(link, self._operations).table()
@@ -217,8 +254,7 @@ class Mount:
             try:
                 async with trio.open_nursery() as nursery:
                     for task in (
-                        self._link.receive,
-                        self._link.send_queued,
+                        self._resuming.run,
                         self._cleanup.run,
                         self._interrupts.run,
                         self._stop_when_asked,
@@ -261,20 +297,43 @@ class Mount:
         await self._stopping.wait()
         self._asked = True
         with trio.move_on_after(UNMOUNT_SECONDS) as patience:
-            try:
-                if await trio.to_thread.run_sync(take_away, self._place, abandon_on_cancel=True):
-                    logger.warning("the mount was in use; its programs get errors from now on", mountpoint=self._place)
-            except (OSError, MountError) as error:
-                logger.error("cannot unmount", mountpoint=self._place, error=error)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_away, nursery.cancel_scope)
+                nursery.start_soon(self._force_when_disconnected, nursery.cancel_scope)
         if patience.cancelled_caught:
             logger.error("unmounting takes too long; what was not written back is lost", mountpoint=self._place)
         else:
             await trio.sleep(GRACE)
         self._main.cancel()
 
+    async def _take_away(self, done: trio.CancelScope) -> None:
+        try:
+            if await trio.to_thread.run_sync(take_away, self._place, abandon_on_cancel=True):
+                logger.warning("the mount was in use; its programs get errors from now on", mountpoint=self._place)
+        except (OSError, MountError) as error:
+            logger.error("cannot unmount", mountpoint=self._place, error=error)
+        done.cancel()
+
+    async def _force_when_disconnected(self, done: trio.CancelScope) -> None:
+        """Without a server an unmount that writes back, or looks at the path, would wait for it."""
+        patience = trio.CancelScope()
+        while not patience.cancelled_caught:
+            if self._link.over.is_set():
+                return  # then the device is closed in a moment, and nobody waits any more
+            with trio.move_on_after(RECONNECT_SECONDS) as patience:
+                await self._link.connected.wait()
+            if not patience.cancelled_caught:
+                await self._link.disconnected()
+        logger.warning("unmounted without the server; what was not written back is lost", mountpoint=self._place)
+        try:
+            await trio.to_thread.run_sync(force_away, self._place, abandon_on_cancel=True)
+        except (OSError, MountError) as error:
+            logger.error("cannot unmount", mountpoint=self._place, error=error)
+        done.cancel()
+
     async def _stop_when_lost(self) -> None:
         await self._link.over.wait()
-        if self._link.lost:
+        if self._link.error:
             await trio.sleep(LAST_ANSWERS)
             pyfuse3.terminate()
             await trio.sleep(GRACE)
@@ -287,12 +346,14 @@ class Mount:
 
     async def _say_goodbye(self) -> None:
         """The last batch of cleanup, then BYE, which ends the session on the server at once."""
-        if self._link.lost:
-            return
-        self._cleanup.send()
-        self._link.bye()
-        with trio.move_on_after(FAREWELL_SECONDS):
-            await self._link.over.wait()
+        link = self._link
+        link.closing = True
+        with trio.move_on_after(FAREWELL_SECONDS if link.connected.is_set() else RECONNECT_SECONDS):
+            while not link.over.is_set():
+                await link.connected.wait()
+                self._cleanup.send()
+                link.bye()
+                await link.disconnected()
 
     def _close(self) -> None:
         """Closes the device, which gives an error to whoever still waits for it."""

@@ -18,6 +18,7 @@ from fusepipe.client.options import MountOptions
 from fusepipe.client.sharing import SharedStore
 from fusepipe.device.native import Channel, Native, NativeEvent, NativeUnavailableError, Policy, Target
 from fusepipe.transport import Stream
+from fusepipe.wire import ClientSession
 
 logger = log.get_logger("client")
 
@@ -31,12 +32,15 @@ def wanted_threads(options: MountOptions) -> int:
     return min(len(os.sched_getaffinity(0)), options.readers)
 
 
-async def further_connections(link: Link, connect: Callable[[], Awaitable[Stream]], threads: int) -> list[Channel]:
+async def further_connections(
+    session: ClientSession, connect: Callable[[], Awaitable[Stream]], threads: int
+) -> list[Channel]:
     """A connection for each thread, as far as the server grants them.  Raises MountError, and what `connect` raises."""
     channels: list[Channel] = []
     try:
-        while len(channels) < min(threads, link.agreed.connections - 1):
-            channels.append(await attach(link, await connect()))
+        assert session.agreed is not None
+        while len(channels) < min(threads, session.agreed.connections - 1):
+            channels.append(await attach(session, await connect()))
     except BaseException:
         close(channels)
         raise
@@ -95,7 +99,7 @@ class NativePath:
             self._native.close()
             raise
         link.share_slots(lambda layout, others: SharedStore(self._native, layout, others))
-        link.on_lost = self._native.fail
+        link.on_over = self._native.fail
         link.tell_busy = self._native.tell_busy
 
     @property

@@ -78,7 +78,12 @@ class MountOptions:
     native: bool = False
     """Whether threads in C answer what is hot, where that is possible; else Python does it alone."""
 
+    on_disconnect: float = 0.0
+    """How many seconds requests wait for a connection that was lost: math.inf for as long as it takes, 0 not at all."""
+
     def __post_init__(self) -> None:
+        if not self.on_disconnect >= 0:
+            raise ValueError(f"{self.on_disconnect} seconds to wait after a loss: it must be 0 or more")
         if not 1 <= self.readers <= MAX_READERS:
             raise ValueError(f"{self.readers} readers: use 1 to {MAX_READERS}")
         if self.shared_locks and self.cache.write_back:

@@ -78,6 +78,17 @@ def take_away(mountpoint: str) -> bool:
     return True
 
 
+def force_away(mountpoint: str) -> None:
+    """Takes a mount away whose server is not there, without asking it for anything: whoever waits gets an error.
+
+    To be called in a thread by the process that serves the mount.  Raises OSError or MountError.
+    """
+    entry = mount_at(mountpoint)
+    if entry is not None:
+        _abort(entry)
+        detach(mountpoint, lazy=True)
+
+
 def _write_back(mountpoint: str) -> None:
     """Writes what programs have changed in mapped files.  Raises OSError."""
     fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)

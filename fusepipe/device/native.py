@@ -4,7 +4,6 @@ Python connects, shakes hands, decides and cleans up; the threads move what is h
 this belongs to the thread that runs pyfuse3's loop; what the threads have to say comes as events.
 """
 
-import errno
 import os
 import socket
 from dataclasses import dataclass
@@ -214,9 +213,9 @@ class Native:
         """
         return bool(self._lib.slots_abandon(target.slot, target.seq))
 
-    def fail(self) -> None:
-        """The session is lost: all requests, now and later, fail with EIO."""
-        self._lib.native_fail(errno.EIO)
+    def fail(self, error: int) -> None:
+        """The session is lost: all requests, now and later, fail with this errno."""
+        self._lib.native_fail(error)
 
     def again(self, anything_freed: bool) -> None:
         """Runs the requests that failed for want of space once more, or lets them fail where nothing was freed."""

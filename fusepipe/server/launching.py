@@ -35,10 +35,6 @@ class SessionProcess:
         self, process: "subprocess.Popen[bytes]", control_socket: socket.socket, session_id: bytes, drain: float
     ):
         self.session_id = session_id
-        self.connections = 1
-        """How many connections its client may have; whoever dials a guest learns from it how often."""
-        self.over = trio.Event()
-        """Set by whoever watches over the session when its process has ended."""
         self._process = process
         self._control = control_socket
         self._pidfd = os.pidfd_open(process.pid)
@@ -111,8 +107,8 @@ class SessionProcess:
 def start_session(volume: Volume, options: ServerOptions | None = None) -> SessionProcess:
     """Start a session process for one client of `volume`.  It waits for its connections: `give`.
 
-    It ends by itself when the last of them has ended.  Blocks for a few milliseconds.  Raises VolumeError, and OSError
-    where the system gives no more processes, memory or file descriptors.
+    It ends by itself when the last of them has ended and its grace is over.  Blocks for a few milliseconds.  Raises
+    VolumeError, and OSError where the system gives no more processes, memory or file descriptors.
     """
     options = options or ServerOptions()
     session_id = secrets.token_bytes(ID_SIZE)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TypeAlias
 
 import trio
@@ -39,7 +40,10 @@ MAX_WAITING = 64
 """Connections that may be without their first frame; one more takes the place of the oldest, which is closed."""
 
 PAUSE = 0.2
-"""Seconds before accepting again after an error such as no descriptors left, and before dialling a guest again."""
+"""Seconds before accepting again after an error such as no descriptors left."""
+
+DIAL_PAUSE = 1.0
+"""Seconds before dialling a guest again whose connection went to no session."""
 
 _logger = log.get_logger("server")
 
@@ -142,24 +146,18 @@ class _Server:
             accepting.start_soon(self._greet, stream, listener.address, sessions)
 
     async def _dial(self, address: Address, sessions: trio.Nursery) -> None:
-        """Keep one connection open to a guest that listens, until it has become a session's; then dial the others that
-        its HELLO asked for.
+        """Keep one connection open to a guest that listens, beside those that it uses.
 
-        Dials again when the session has ended; without an end, since guests come and go.
+        So one is there for each that it wants: for its HELLO, for further ones, and to go on with its session when it
+        has lost them.  Without an end, since guests come and go.
         """
         complaints: set[str] = set()
         while True:
-            session = await self._dial_once(address, sessions, complaints)
-            if session is not None:
-                async with trio.open_nursery() as further:
-                    for _ in range(session.connections - 1):
-                        further.start_soon(self._dial_once, address, sessions, complaints)
-                    await session.over.wait()
-                    further.cancel_scope.cancel()
-            await trio.sleep(PAUSE)
+            if not await self._dial_once(address, sessions, complaints):
+                await trio.sleep(DIAL_PAUSE)
 
-    async def _dial_once(self, address: Address, sessions: trio.Nursery, complaints: set[str]) -> SessionProcess | None:
-        """Dial, and hand the connection on: the session that it went to, None where it went to none.
+    async def _dial_once(self, address: Address, sessions: trio.Nursery, complaints: set[str]) -> bool:
+        """Dial, and hand the connection on: whether it went to a session.
 
         `complaints` holds the errors that have been logged since a guest answered.
         """
@@ -169,7 +167,7 @@ class _Server:
             if str(error) not in complaints:
                 _logger.error("cannot dial the guest", error=error)
             complaints.add(str(error))
-            return None
+            return False
         complaints.clear()
         return await self._route(stream, address, sessions)
 
@@ -186,10 +184,10 @@ class _Server:
         if scope.cancelled_caught:
             _logger.info("a connection said nothing in time", address=str(address))
 
-    async def _route(self, stream: Stream, address: Address, sessions: trio.Nursery) -> SessionProcess | None:
+    async def _route(self, stream: Stream, address: Address, sessions: trio.Nursery) -> bool:
         """Read the first frame of a connection, and nothing beyond it, and hand the connection on or refuse it.
 
-        Returns the session that has it now.  Nothing that a client does, nor a mistake of ours, concerns more than its
+        Returns whether a session has it now.  Nothing that a client does, nor a mistake of ours, concerns more than its
         own connection.
         """
         try:
@@ -203,7 +201,7 @@ class _Server:
             _logger.error("a connection failed unexpectedly", address=str(address), error=error)
         finally:
             stream.close()
-        return None
+        return False
 
     def _check_peer(self, stream: Stream, address: Address) -> None:
         """Raises RemoteProtocolError where a vsock connection comes from a machine that may not connect."""
@@ -213,17 +211,20 @@ class _Server:
             if cid not in allowed:
                 raise RemoteProtocolError(f"the machine with CID {cid} may not connect here", ErrorCode.REFUSED)
 
-    async def _hand_on(self, stream: Stream, address: Address, sessions: trio.Nursery) -> SessionProcess | None:
-        """The session that has the connection now.  Raises RemoteProtocolError with what the client is to be told."""
+    async def _hand_on(self, stream: Stream, address: Address, sessions: trio.Nursery) -> bool:
+        """Whether a session has the connection now.  Raises RemoteProtocolError with what the client is to be told."""
         frame = bytearray(PREFIX.size)
         if not await _receive(stream, frame, 0):
-            return None
+            return False
         frame.extend(bytes(first_frame_size(frame)))
         if not await _receive(stream, frame, PREFIX.size):
             raise RemoteProtocolError("the stream ended in the middle of the first frame")
         message = opening(frame)
         if isinstance(message, HelloRequest):
-            session = self._begin(message, str(stream.peer), sessions)
+            options = self._options
+            if isinstance(address, FdAddress):
+                options = replace(options, session_grace=0.0)  # nobody can come back on another one
+            session = self._begin(message, options, str(stream.peer), sessions)
         else:
             session = self._find(message)
         try:
@@ -232,8 +233,8 @@ class _Server:
             _logger.warning("a session process does not take a connection", pid=session.pid, error=error)
             if isinstance(message, HelloRequest):
                 session.terminate()
-            return None
-        return session
+            return False
+        return True
 
     def _find(self, message: AttachRequest | ResumeRequest) -> SessionProcess:
         """The process of the session that ATTACH or RESUME names."""
@@ -242,7 +243,7 @@ class _Server:
             raise RemoteProtocolError("the server does not know this session", ErrorCode.STALE)
         return session
 
-    def _begin(self, hello: HelloRequest, peer: str, sessions: trio.Nursery) -> SessionProcess:
+    def _begin(self, hello: HelloRequest, options: ServerOptions, peer: str, sessions: trio.Nursery) -> SessionProcess:
         """Start the process of a new session."""
         volume = self._volumes.get(hello.volume)
         if volume is None:
@@ -251,8 +252,7 @@ class _Server:
         if len(self._sessions) >= self._options.max_sessions:
             raise RemoteProtocolError(f"the server has {len(self._sessions)} sessions already", ErrorCode.LIMIT)
         try:
-            session = start_session(volume, self._options)
-            session.connections = min(hello.connections, self._options.limits.connections)
+            session = start_session(volume, options)
         except (OSError, VolumeError) as error:
             _logger.error("a session cannot be started", volume=volume.name, peer=peer, error=error)
             # The client is not told why: paths of the host are not for guests.
@@ -286,7 +286,6 @@ class _Server:
                 await session.wait()
         finally:
             del self._sessions[session.session_id]
-            session.over.set()
             about |= {"seconds": round(time.monotonic() - begin, 1), "status": session.status}
             # A session that is told to end before it has begun is ended by the signal.
             if session.status in (0, -signal.SIGTERM):

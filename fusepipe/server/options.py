@@ -22,6 +22,7 @@ class ServerOptions:
     fd_budget     how many file descriptors of the host a session may hold for inodes that the guest knows; None: most
                   of what RLIMIT_NOFILE allows
     drain         seconds that running calls get to end when the server is told to stop; then they are interrupted
+    session_grace seconds that a session is kept for its client after its last connection was lost; 0: it ends with that
     native        hot requests run in C; off: every request in Python, with the same answers
     max_sessions  how many sessions may exist at once; one more is refused
     allowed_cids  the context ids of machines that may connect over vsock; None: all that reach the port
@@ -30,6 +31,7 @@ class ServerOptions:
     limits: ServerLimits = field(default_factory=lambda: ServerLimits(request_slots=256))
     fd_budget: int | None = None
     drain: float = 10.0
+    session_grace: float = 0.0
     native: bool = False
     max_sessions: int = 1024
     allowed_cids: tuple[int, ...] | None = None

@@ -43,7 +43,9 @@ FLUSH_PATIENCE = 1.0
 
 
 class Session:
-    """The threads of one session.  `add` gives it connections; it ends when the last of them has ended, or with BYE.
+    """The threads of one session.  `add` gives it connections; it ends with BYE, or when the last of them has ended.
+
+    Where it is to be kept for a client that comes back, it does not end with them, but says since when it waits.
 
     A connection's leader receives a request, runs it and answers it, all in one thread.  Where the same operation was
     slow just before, another thread is told to lead first; where it turns out to be slow, the watch sends one.  So a
@@ -63,19 +65,23 @@ class Session:
         dispatch: Dispatch,
         *,
         interrupt_signal: int,
+        keep: bool,
         on_end: Callable[[], None],
         logger: log.Logger,
         native: Native | None = None,
     ) -> None:
-        """`slot_locks` are those that `wire` was given; `on_end` is called once, from any thread, when `ended` is set.
+        """`slot_locks` are those that `wire` was given.  `keep`: it outlives its connections.  `on_end` is called, from
+        any thread, when `ended` is set, and each time when the last connection has ended.
         `native`: what runs hot requests in C; its slot locks and traffic are `wire`'s.
 
         Raises OSError where no threads can be started.
         """
         self.ended = threading.Event()
-        """No connection is left, BYE came, or something unexpected happened: now call `close`."""
+        """BYE came, no connection is left and none can be expected, or something unexpected happened: call `close`."""
         self.failed = False
         """Whether something unexpected happened; it has been logged."""
+        self._keep = keep
+        self._left: float | None = None
         self._wire = wire
         self._slot_locks = slot_locks
         self._dispatch = dispatch
@@ -119,6 +125,11 @@ class Session:
         """Whether there is a connection."""
         return bool(self._connections)
 
+    @property
+    def waits_since(self) -> float | None:
+        """Since when, by `monotonic`, no connection carries requests; None while one does, and before the first."""
+        return None if any(wire.current for wire in self._connections) else self._left
+
     def _closed(self, connection: Led) -> None:
         """Nobody leads the connection any more."""
         connection.shut()
@@ -126,10 +137,15 @@ class Session:
         with self._lock:
             self._connections = {wire: other for wire, other in self._connections.items() if other is not connection}
             last = not self._connections
+            # A connection that never carried requests, of whoever it was, does not make the wait any longer.
+            if connection.wire.opened and not any(wire.current for wire in self._connections):
+                self._left = monotonic()
         if self._native is not None:
             self._native.forget(connection)
-        if last:
+        if last and not (self._keep and self._wire.known):
             self._end()
+        elif last:
+            self._on_end()
 
     def _end(self) -> None:
         with self._lock:
@@ -167,6 +183,8 @@ class Session:
                 if event.op is Op.HELLO and self._native is not None:
                     assert self._wire.agreed is not None
                     self._native.agreed(self._wire.agreed)
+                elif event.op is Op.CONFIRM:
+                    self._logger.info("a session goes on over new connections")
                 for wire in event.superseded:
                     if wire in self._connections:
                         self._connections[wire].shut()

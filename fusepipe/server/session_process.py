@@ -1,8 +1,8 @@
 """The session process: one client's session, its crash, its memory and its file descriptors.
 
 A launcher starts it with one end of a control socket, on which it says what to be and gives connections.  It ends with
-exit status 0 when its last connection has ended, after BYE, or after SIGTERM; with 1 after an unexpected error.  A
-launcher that dies changes nothing for the connections that are there.
+exit status 0 when its client has been gone for the session's grace, after BYE, or after SIGTERM; with 1 after an
+unexpected error.  A launcher that dies changes nothing for the connections that are there, but nobody can come back.
 
 Started for every mount, so nothing is imported that it does not use; trio above all.
 """
@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from time import monotonic
 from typing import NoReturn
 
 from fusepipe import log
@@ -34,6 +35,9 @@ from fusepipe.wire import ServerSession
 INTERRUPT_SIGNAL = signal.SIGUSR1
 STATISTICS_SIGNAL = signal.SIGUSR2
 """Asks a session process to log what it holds."""
+
+LONGEST_POLL = 1e9
+"""Milliseconds; poll(2) takes no more than 2^31."""
 
 MIN_FD_BUDGET = 16
 MAX_FD_BUDGET = 32768
@@ -55,7 +59,8 @@ def _run(channel: socket.socket) -> int:
     """Serve one session; returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    signal.signal(signal.SIGTERM, lambda *_: os.eventfd_write(wake, 1))
+    stop = _Stop(wake)
+    signal.signal(signal.SIGTERM, stop)
     received = control.receive(channel)
     if received is None:
         return 0
@@ -100,38 +105,61 @@ def _run(channel: socket.socket) -> int:
         locks,
         dispatcher(tables, HANDLERS, logger),
         interrupt_signal=INTERRUPT_SIGNAL,
+        keep=begin.options.session_grace > 0,
         on_end=lambda: os.eventfd_write(wake, 1),
         logger=logger,
         native=shared,
     )
-    _take_connections(channel, wake, session)
+    if not _take_connections(channel, wake, stop, session, begin.options.session_grace):
+        logger.info("the client has not come back in time", seconds=begin.options.session_grace)
     session.close(begin.options.drain)
     logger.debug("a session process ends", **tables.statistics())
     return 1 if session.failed else 0
 
 
-def _take_connections(channel: socket.socket, wake: int, session: Session) -> None:
+class _Stop:
+    """Handles SIGTERM: notes that it came, and wakes who waits."""
+
+    def __init__(self, wake: int) -> None:
+        self.came = False
+        self._wake = wake
+
+    def __call__(self, *_: object) -> None:
+        self.came = True
+        os.eventfd_write(self._wake, 1)
+
+
+def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: Session, grace: float) -> bool:
     """Give the session what arrives on the control socket, until it ends or SIGTERM comes.
 
-    A launcher that is gone leaves a session that has no connection yet with nothing to wait for.
+    False where it ends because its client has been away for `grace` seconds.  A launcher that is gone leaves a session
+    that has no connection with nothing to wait for.
     """
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(wake, select.POLLIN)
-    while True:
-        # Ends with the session, with SIGTERM, or with a message; the two first write to `wake`.
-        ready = {fd for fd, _ in poll.poll()}
+    launcher = True
+    while not (stop.came or session.ended.is_set()):
+        since = session.waits_since
+        left = None if since is None else since + grace - monotonic()
+        if left is not None and left <= 0:
+            return False
+        if not (launcher or session.connected):
+            return True
+        # Ends with the session or its last connection, with SIGTERM (they write to `wake`), or with a message.
+        ready = {fd for fd, _ in poll.poll(None if left is None else min(left * 1000 + 1, LONGEST_POLL))}
         if wake in ready:
-            return
-        received = control.receive(channel)
-        if received is None:
-            poll.unregister(channel)
-            if not session.connected:
-                return
-            continue
-        message, fds = received
-        assert isinstance(message, control.Give)
-        session.add(socket.socket(fileno=fds[0]), message.first_frame, body_crc=message.body_crc)
+            os.eventfd_read(wake)
+        if channel.fileno() in ready:
+            received = control.receive(channel)
+            if received is None:
+                poll.unregister(channel)
+                launcher = False
+                continue
+            message, fds = received
+            assert isinstance(message, control.Give)
+            session.add(socket.socket(fileno=fds[0]), message.first_frame, body_crc=message.body_crc)
+    return True
 
 
 def _fd_budget(options: ServerOptions, *, by_handle: bool) -> int:

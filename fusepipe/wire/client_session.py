@@ -223,16 +223,18 @@ class ClientSession:
         tickets = (self._store.ticket(slot) for slot in range(len(self._store)))
         return [ticket for ticket in tickets if ticket is not None]
 
-    def abandon(self, ticket: Ticket) -> bool:
+    def abandon(self, ticket: Ticket, *, all_may_be: bool = False) -> bool:
         """Notes that nobody waits for this reply any more; its slot stays taken until the reply comes.
 
-        False, and nothing changes, where half of the request slots are abandoned already.
+        False, and nothing changes, where half of the request slots are abandoned already; with `all_may_be` that is no
+        reason, as where there is no connection over which others could be used.
         """
         if self._store.ticket(ticket.slot) is not ticket:
             raise LocalProtocolError(f"{ticket!r} has its reply")
         if ticket.abandoned:
             return True
-        if ticket.slot in self._ranges["slot"] and not self._store.abandon(self._layout.request // 2):
+        most = self._layout.request if all_may_be else self._layout.request // 2
+        if ticket.slot in self._ranges["slot"] and not self._store.abandon(most):
             return False
         ticket.abandoned = True
         return True

@@ -293,6 +293,7 @@ class ServerSession:
         """What HELLO granted."""
         self.ended = False
         """Whether BYE has arrived."""
+        self._known = False
         self.layout = SlotLayout(0, 0, 0)
         self.traffic: Final = traffic or ListTraffic(len(store))
         self._token_bytes = token_bytes
@@ -308,6 +309,18 @@ class ServerSession:
     def in_flight(self) -> int:
         """Bytes of the requests that run and of the replies that they may bring."""
         return self.traffic.in_flight
+
+    @property
+    def known(self) -> bool:
+        """Whether the client has shown that it knows the session: the answer to its HELLO may have been lost.
+
+        To be called with no slot's lock held.
+        """
+        with self._lock:
+            if not self._known and self.agreed is not None:
+                with self._all_slots():
+                    self._known = any(self.store.load(slot).seq for slot in range(self.layout.total))
+            return self._known
 
     def connection(
         self,
@@ -329,6 +342,10 @@ class ServerSession:
             sink=sink or FrameSender(),
             on_current=on_current,
         )
+
+    def _is_known(self) -> None:
+        with self._lock:
+            self._known = True
 
     def open_connections(self) -> "tuple[ServerConnection, ...]":
         """The connections that were opened and are not closed, those that wait for CONFIRM included."""
@@ -403,6 +420,7 @@ class ServerSession:
             raise _stale("the session goes on elsewhere, or has to be resumed")
         if len(current) >= self.agreed.connections:
             raise RemoteProtocolError(f"{self.agreed.connections} connections are agreed", ErrorCode.LIMIT)
+        self._known = True
         connection._set_current(True)
         self._connections.append(connection)
         return AttachReply(connection._connection_features(request.features))
@@ -415,6 +433,7 @@ class ServerSession:
         pending = any(_same(other.pending, request.secret) for other in self._connections)
         if not pending and not self._is_secret(request.secret):
             raise _stale("the session goes on elsewhere")
+        self._known = True
         connection.seqs = request.seqs
         superseded: list[ServerConnection] = []
         with self._all_slots():
@@ -532,6 +551,8 @@ class ServerConnection:
         self.session = session
         self.current = False
         """Whether requests on it count: it is open, and nobody has resumed the session elsewhere."""
+        self.opened = False
+        """Whether requests on it ever counted."""
         self.pending: Secret | None = None
         """The secret that waits for CONFIRM on this connection.  Guarded by the session's lock."""
         self.seqs: Sequence[int] = ()
@@ -624,6 +645,7 @@ class ServerConnection:
 
     def _set_current(self, current: bool) -> None:
         self.current = current
+        self.opened = self.opened or current
         if self._on_current is not None:
             self._on_current(current)
 
@@ -675,6 +697,7 @@ class ServerConnection:
             raise RemoteProtocolError(f"{op.name} has the seq {request.seq} where {self._counter} was due")
         if frame.payload:
             raise RemoteProtocolError(f"{op.name} with a payload")
+        self.session._is_known()
         reply: Message
         if isinstance(message, ConfirmRequest):
             if self._state is not _State.RESUMED:

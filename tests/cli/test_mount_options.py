@@ -62,6 +62,7 @@ VALUES = {
     "--locks": st.sampled_from(["local", "shared"]),
     "--native": st.sampled_from(["auto", "off"]),
     "--connect-timeout": st.floats(0, 1e6).map(str),
+    "--on-disconnect": st.sampled_from(["wait", "fail", "0", "1.5", "30s", "10m", "24h", "7d"]),
     "--log-level": st.sampled_from(["debug", "info", "warning", "error"]),
     "--log-format": st.sampled_from(["text", "json"]),
     "--log-file": st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(lambda s: "/" + s),

@@ -9,11 +9,22 @@ from typing import Any
 
 import trio
 
-from fusepipe.client.handshake import open_link
+from fusepipe.client.handshake import Offer, open_link
 from fusepipe.client.link import Link
+from fusepipe.client.resuming import Resuming
 from fusepipe.transport import Stream
-from fusepipe.wire import ListServerStore, Op, ServerLimits, ServerSession, Verdict, encode_errno, encode_reply
-from fusepipe.wire.server_session import Answer, Arrived, Close, Interrupted
+from fusepipe.wire import (
+    Buffer,
+    ListServerStore,
+    Op,
+    ServerConnection,
+    ServerLimits,
+    ServerSession,
+    Verdict,
+    encode_errno,
+    encode_reply,
+)
+from fusepipe.wire.server_session import Answer, Arrived, Close, Interrupted, Opened
 
 Handler = Callable[[Any, memoryview], Awaitable[tuple[Any, bytes]]]
 
@@ -32,32 +43,52 @@ class Server:
         limits = limits or ServerLimits()
         self.store = ListServerStore(limits.slots)
         self.session = ServerSession(os.urandom(16), limits, self.store, token_bytes=os.urandom, read_only=False)
-        self.connection = self.session.connection(body_crc=False)
-        self._sending = trio.Lock()
+        self._lines: dict[ServerConnection, tuple[Stream, trio.Lock]] = {}
+        self.mute = False  # replies are made and not sent, and BYE is not answered
 
     async def run(self) -> None:
-        """Serves until the client closes the connection."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                while (event := self.connection.next_event()) is None:
-                    await self.deaf.wait()
-                    try:
-                        count = await self.stream.receive_into(self.connection.buffer())
-                    except (trio.ClosedResourceError, trio.BrokenResourceError):
-                        count = 0
-                    self.connection.received(count)
-                match event:
-                    case Answer():
-                        await self._send(event.header, b"")
-                    case Arrived():
-                        assert self.connection.arrive(event) is Verdict.RUN
-                        nursery.start_soon(self._work, event)
-                    case Interrupted():
-                        self.interrupted.append((event.slot, event.seq))
-                    case Close():
-                        nursery.cancel_scope.cancel()
-                        self.stream.close()
-                        return
+        """Serves the first stream until the client closes the connection."""
+        await self.serve(self.stream)
+
+    async def serve(self, stream: Stream) -> None:
+        """Serves a connection until one side closes it; what runs goes on for the next one."""
+        connection = self.session.connection(body_crc=False)
+        self._lines[connection] = (stream, trio.Lock())
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    while (event := connection.next_event()) is None:
+                        await self.deaf.wait()
+                        try:
+                            count = await stream.receive_into(connection.buffer())
+                        except (trio.ClosedResourceError, trio.BrokenResourceError):
+                            count = 0
+                        connection.received(count)
+                    match event:
+                        case Answer():
+                            if not (self.mute and self.session.ended):
+                                await self._send(connection, event.header, b"")
+                        case Arrived():
+                            match connection.arrive(event):
+                                case Verdict.RUN:
+                                    nursery.start_soon(self._work, event)
+                                case Verdict.REPLAY:
+                                    kept = self.store.reply(event.slot)
+                                    assert kept is not None
+                                    await self._send(connection, *kept)
+                        case Interrupted():
+                            self.interrupted.append((event.slot, event.seq))
+                        case Opened():
+                            for old in event.superseded:
+                                self._lines[old][0].close()
+                        case Close():
+                            stream.close()
+                            del self._lines[connection]
+                            if self.session.ended:
+                                nursery.cancel_scope.cancel()
+                            return
+        finally:
+            stream.close()
 
     async def _work(self, event: Arrived) -> None:
         self.requests.append(event.request)
@@ -68,14 +99,24 @@ class Server:
             assert error.errno is not None
             header, payload = encode_errno(event.slot, event.seq, error.errno), b""
         self.answered[Op(event.op).name] += 1
-        if self.session.finish(event.slot, event.seq, header, payload) is not None:
-            await self._send(header, payload)
+        route = self.session.finish(event.slot, event.seq, header, payload)
+        if route is not None and not self.mute:
+            await self._send(route, header, payload)
 
-    async def _send(self, header: bytes, payload: bytes) -> None:
-        async with self._sending:
+    async def _send(self, connection: ServerConnection, header: bytes, payload: Buffer) -> None:
+        if connection not in self._lines:
+            return
+        stream, lock = self._lines[connection]
+        async with lock:
             # The client may have gone away first.
             with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-                await self.stream.send_all(self.connection.frame(header, payload))
+                await stream.send_all(connection.frame(header, payload))
+
+    async def dialled(self, nursery: trio.Nursery) -> Stream:
+        """A further connection, as one that dials gets it."""
+        near, self.stream = pair()
+        nursery.start_soon(self.serve, self.stream)
+        return near
 
     def cut(self) -> None:
         """Closes the connection in the middle of whatever goes on."""
@@ -95,6 +136,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.001)
 
 
+async def nobody() -> Stream:
+    """Dialling where nobody answers."""
+    raise OSError("nobody is there")
+
+
 @asynccontextmanager
 async def linked(
     handler: Handler, *, readers: int = 4, limits: ServerLimits | None = None
@@ -104,9 +150,8 @@ async def linked(
     server = Server(far, handler, limits)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
-        link = await open_link(near, "volume", readers, body_crc=False)
-        nursery.start_soon(link.receive)
-        nursery.start_soon(link.send_queued)
+        link = await open_link(near, Offer("volume", readers))
+        nursery.start_soon(Resuming(link, nobody, 0.0).run)
         yield link, server
         nursery.cancel_scope.cancel()
     near.close()

@@ -11,12 +11,13 @@ import trio.testing
 
 from fusepipe.client import liveness
 from fusepipe.client.errors import CallError, LinkLostError, RefusedError, VolumeError
-from fusepipe.client.handshake import open_link
+from fusepipe.client.handshake import Offer, open_link
 from fusepipe.client.link import Link
+from fusepipe.client.resuming import Resuming
 from fusepipe.device import CurrentRequest
 from fusepipe.wire import ErrorCode, ServerLimits, refusal
 from fusepipe.wire import messages as m
-from tests.client.servers import Server, linked, pair, until
+from tests.client.servers import Server, linked, nobody, pair, until
 
 GETATTR = m.GetattrRequest(1, 0)
 
@@ -36,6 +37,8 @@ class Replies:
                 return m.ReadReply(), b"x" * request.size
             case m.WriteRequest():
                 return m.WriteReply(len(payload)), b""
+            case m.CleanupRequest():
+                return m.CleanupReply(), b""
             case m.FlushRequest():
                 raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
         return m.RenameReply(), b""
@@ -194,7 +197,7 @@ def test_a_cut_fails_waiting_parked_and_later_calls() -> None:
             await link.over.wait()
             await trio.testing.wait_all_tasks_blocked()
             assert calls.ended == dict.fromkeys(range(1, 5), errno.EIO)
-            assert link.lost
+            assert link.error == errno.EIO
             with pytest.raises(CallError) as raised:
                 await link.call(m.LookupRequest(1, b"name"))
             assert raised.value.errno == errno.EIO
@@ -208,12 +211,12 @@ def test_a_cut_while_sending_fails_the_call() -> None:
         server = Server(far, Replies())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run)
-            link = await open_link(near, "volume", 4, body_crc=False)
+            link = await open_link(near, Offer("volume", 4))
             far.socket.close()  # nobody has told trio, so the server does not notice
             calls = Calls(link, nursery)
             calls.start(1, m.WriteRequest(1, 0, 0), bytes(1 << 20))
             calls.start(2, m.FsyncRequest(1, False))
-            nursery.start_soon(link.receive)
+            nursery.start_soon(Resuming(link, nobody, 0.0).run)
             await until(lambda: len(calls.ended) == 2)
             assert calls.ended == {1: errno.EIO, 2: errno.EIO}
             nursery.cancel_scope.cancel()
@@ -250,11 +253,11 @@ def test_a_slow_reply_is_no_reason_to_give_up() -> None:
             calls = Calls(link, nursery)
             calls.start(1, m.FsyncRequest(1, False))
             await trio.sleep(100)
-            assert not link.lost and not calls.ended
+            assert not link.error and not calls.ended
             gates.open(1)
             await until(lambda: 1 in calls.ended)
             await trio.sleep(100)
-            assert not link.lost
+            assert not link.error
             nursery.cancel_scope.cancel()
 
     run_on_mock_clock(main)
@@ -265,7 +268,7 @@ def test_a_silent_server_is_dead_after_ten_seconds() -> None:
         async with linked(Replies()) as (link, server), trio.open_nursery() as nursery:
             nursery.start_soon(liveness.watch, link)
             await trio.sleep(60)
-            assert not link.lost  # nothing is owed
+            assert not link.error  # nothing is owed
             server.deaf = trio.Event()
             calls = Calls(link, nursery)
             begun = trio.current_time()
@@ -273,7 +276,7 @@ def test_a_silent_server_is_dead_after_ten_seconds() -> None:
             await link.over.wait()
             assert trio.current_time() - begun == pytest.approx(10, abs=0.5)
             await trio.testing.wait_all_tasks_blocked()
-            assert link.lost and calls.ended == {1: errno.EIO}
+            assert link.error and calls.ended == {1: errno.EIO}
 
     run_on_mock_clock(main)
 
@@ -291,11 +294,11 @@ def test_a_clock_that_jumps_over_a_pause_is_no_silence() -> None:
             calls.start(1, m.FsyncRequest(1, False))
             await until(lambda: 1 in gates.gates)
             await trio.sleep(liveness.PING_AFTER + 1)
-            assert not link.lost
+            assert not link.error
             clock.jump(1000)
             server.deaf.set()
             await trio.sleep(100)
-            assert not link.lost
+            assert not link.error
             gates.open(1)
             await until(lambda: 1 in calls.ended)
             nursery.cancel_scope.cancel()
@@ -321,7 +324,7 @@ def test_a_refusal_says_what_and_why(code: ErrorCode, kind: type[Exception]) -> 
         near, far = pair()
         await far.send_all(refusal(code, "such and such"))
         with pytest.raises(kind, match="such and such"):
-            await open_link(near, "volume", 4, body_crc=False)
+            await open_link(near, Offer("volume", 4))
         near.close()
         far.close()
 
@@ -336,7 +339,7 @@ def test_a_server_that_is_none_is_recognised(said: bytes) -> None:
             await far.send_all(said)
         await far.send_eof()
         with pytest.raises(LinkLostError):
-            await open_link(near, "volume", 4, body_crc=False)
+            await open_link(near, Offer("volume", 4))
         near.close()
         far.close()
 
@@ -347,7 +350,7 @@ def test_a_server_that_never_answers_is_given_up() -> None:
     async def main() -> None:
         near, far = pair()
         with pytest.raises(LinkLostError, match="not answered for 60 seconds"):
-            await open_link(near, "volume", 4, body_crc=False)
+            await open_link(near, Offer("volume", 4))
         near.close()
         far.close()
 

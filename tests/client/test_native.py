@@ -508,7 +508,7 @@ def test_a_lost_connection_fails_all_that_waits_and_all_that_comes(make: Any) ->
     world.servers[0].sock.close()
     assert world.events() == NativeEvent.LOST
     assert world.native.reason in ("the server closed the connection", os.strerror(errno.ECONNRESET))
-    world.native.fail()
+    world.native.fail(errno.EIO)
     assert {world.answer(), world.answer()} == {(first, errno.EIO, b""), (parked, errno.EIO, b"")}
     later = world.ask(LOOKUP, 1, b"c\0")
     assert world.answer() == (later, errno.EIO, b"")

@@ -19,6 +19,13 @@ CONNECTION_LOST = 8
 SOON = 3.0  # the promise is one second; the rest is for a busy machine
 
 
+def mortal(mounts: MountFactory, real: str, **more: object) -> Mount:
+    """A mount that ends with its connection, and whose session the server gives back soon after that."""
+    if real != "serve":
+        return mounts(**more)  # it can do no other
+    return mounts("--on-disconnect", "fail", serve_options=("--session-grace", "2"), **more)
+
+
 def kill_session(mount: Mount) -> None:
     sessions = mount.session_pids()
     assert sessions, f"no session process found\n{mount.log()}"
@@ -48,7 +55,7 @@ def leave(mount: Mount) -> None:
 
 
 def test_an_idle_client_ends_when_its_server_dies(mounts: MountFactory, real: str) -> None:
-    mount = mounts()
+    mount = mortal(mounts, real)
     (mount.path / "file").write_text("x")
     kill_session(mount)
     expect_the_end(mount)
@@ -59,7 +66,7 @@ def test_an_idle_client_ends_when_its_server_dies(mounts: MountFactory, real: st
 
 
 def test_the_next_mount_replaces_the_dead_one(mounts: MountFactory, real: str) -> None:
-    mount = mounts()
+    mount = mortal(mounts, real)
     (mount.path / "file").write_text("x")
     kill_session(mount)
     expect_the_end(mount)
@@ -73,7 +80,7 @@ def test_waiting_calls_get_eio(
 ) -> None:
     """Each call that waits for the dead server ends with EIO, LOOKUP too, within a second."""
     filesystem = block("--interruptible")
-    mount = mounts(source=volume)
+    mount = mortal(mounts, real, source=volume)
     waiters = [wait_in(operation, mount.path / "block" / f"{operation}-{i}") for i in range(3)]
     filesystem.blocked(3)
     start = time.monotonic()
@@ -85,7 +92,7 @@ def test_waiting_calls_get_eio(
 
 
 def test_programs_in_full_swing_get_errors_not_hangs(mounts: MountFactory, real: str) -> None:
-    mount = mounts()
+    mount = mortal(mounts, real)
     code = """
     os.chdir(sys.argv[1])
     print("ready", flush=True)
@@ -114,7 +121,7 @@ def test_programs_in_full_swing_get_errors_not_hangs(mounts: MountFactory, real:
 
 def test_a_server_that_answers_nothing_any_more(mounts: MountFactory, real: str) -> None:
     """Stopped, not dead: after PING is unanswered for its time (10 s together) calls end with EIO."""
-    mount = mounts()
+    mount = mortal(mounts, real)
     (mount.source / "file").write_text("x")
     sessions = mount.session_pids()
     for pid in sessions:
@@ -131,7 +138,7 @@ def test_a_server_that_answers_nothing_any_more(mounts: MountFactory, real: str)
 
 
 def test_a_killed_client_is_replaced_by_the_next_mount(mounts: MountFactory, real: str) -> None:
-    mount = mounts()
+    mount = mortal(mounts, real)
     (mount.path / "file").write_text("x")
     sessions = mount.session_pids()
     kill_client(mount)
@@ -146,7 +153,7 @@ def test_a_killed_client_is_replaced_by_the_next_mount(mounts: MountFactory, rea
 
 
 def test_umount_takes_away_a_killed_clients_mount(mounts: MountFactory, real: str) -> None:
-    mount = mounts()
+    mount = mortal(mounts, real)
     kill_client(mount)
     leave(mount)
 
@@ -154,7 +161,7 @@ def test_umount_takes_away_a_killed_clients_mount(mounts: MountFactory, real: st
 @pytest.mark.only_on("serve")
 def test_the_listener_stops_with_sessions_running(mounts: MountFactory, real: str) -> None:
     """SIGTERM to `serve`: it drains and exits 0, removes its socket; the client ends with its code."""
-    mount = mounts()
+    mount = mortal(mounts, real)
     (mount.path / "file").write_text("x")
     assert mount.server is not None
     assert mount.server.stop() == 0
@@ -165,7 +172,7 @@ def test_the_listener_stops_with_sessions_running(mounts: MountFactory, real: st
 
 @pytest.mark.only_on("serve")
 def test_one_session_dies_and_the_others_go_on(mounts: MountFactory, real: str, scratch: Path) -> None:
-    mount = mounts()
+    mount = mortal(mounts, real)
     (mount.path / "file").write_text("x")
     first = mount.session_pids()
     other = scratch / "other"

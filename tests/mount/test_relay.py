@@ -53,7 +53,8 @@ def _content() -> bytes:
 def served(program: Programs, open_path: Path) -> Program:
     (open_path / "volume").mkdir()
     (open_path / "volume" / "read").write_bytes(_content())
-    server = program("serve", "--listen", f"firecracker:{open_path}/s:5000", "--volume", f"data={open_path}/volume")
+    listen, volume = f"firecracker:{open_path}/s:5000", f"data={open_path}/volume"
+    server = program("serve", "--session-grace", "0", "--listen", listen, "--volume", volume)
     server.ready()
     return server
 
@@ -64,7 +65,9 @@ def test_damage(fuse: None, program: Programs, served: Program, open_path: Path,
     (open_path / "mnt").mkdir()
     server = Path(f"{open_path}/s_5000")
     with Relay(open_path / "vmm", server) as relay, ThreadPoolExecutor(1) as pool:
-        client = program("mount", f"firecracker-connect:{open_path}/vmm:5000/data", open_path / "mnt")
+        client = program(
+            "mount", "--on-disconnect", "fail", f"firecracker-connect:{open_path}/vmm:5000/data", open_path / "mnt"
+        )
         client.expect_log(LOST)
         client.ready()
         served.expect_log("a client broke the protocol")

@@ -56,6 +56,7 @@ class Served:
             locks,
             dispatch,
             interrupt_signal=signal.SIGUSR1,
+            keep=False,
             on_end=lambda: None,
             logger=logger,
             native=self.native,

@@ -190,6 +190,7 @@ class Fake:
             locks,
             dispatcher(None, handlers, logger),
             interrupt_signal=signal.SIGUSR1,
+            keep=False,
             on_end=self._count_end,
             logger=logger,
         )

@@ -327,26 +327,32 @@ class Vmm:
 
 
 def test_a_guest_that_listens_is_dialled_as_often_as_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, then what its HELLO says, and once more when the session has ended."""
-    monkeypatch.setattr(module, "PAUSE", 0.01)
+    """One connection is there beside those in use: for each mount, for further ones, and to come back after a loss."""
+    monkeypatch.setattr(module, "DIAL_PAUSE", 0.01)
     vmm = Vmm(tmp_path / "v")
-    with vmm.sock, serving([f"firecracker-connect:{tmp_path}/v:52"], [volume(tmp_path / "a")]):
+    options = ServerOptions(session_grace=60)
+    with vmm.sock, serving([f"firecracker-connect:{tmp_path}/v:52"], [volume(tmp_path / "a")], options):
         vmm.accept().close()
         for wanted in (3, 1, 2):
             first = vmm.accept()
-            assert not select.select([vmm.sock], [], [], 0.1)[0]
+            assert not select.select([vmm.sock], [], [], 0.1)[0], "one is enough"
             with Client(first, offer(connections=wanted), body_crc=True) as one:
+                one.ping()
                 for number in range(1, wanted):
                     one.attach(vmm.accept())
                     assert one.call(m.GetattrRequest(1, 0), via=number)[0] == 0
-                assert not select.select([vmm.sock], [], [], 0.1)[0]
+                for sock, _ in one.connections:
+                    sock.close()
+                one.come_back(vmm.accept())
+                assert one.call(m.GetattrRequest(1, 0))[0] == 0
+                one.bye()
         until(lambda: not sessions())
 
 
 def test_something_that_is_no_vmm_is_complained_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Any
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.01)
+    monkeypatch.setattr(module, "DIAL_PAUSE", 0.01)
     (tmp_path / "v").touch()
     with serving([f"firecracker-connect:{tmp_path}/v:52"], [volume(tmp_path / "a")]):
         until(lambda: "cannot dial the guest" in lines())

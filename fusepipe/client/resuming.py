@@ -1,0 +1,98 @@
+"""What happens when the connection is lost: the session goes on over another one, if and while that is waited for.
+
+The rules are the protocol's (protocol/SPEC.md, "After a loss"), here are the policy and the dialling.
+"""
+
+import errno
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from fusepipe import log
+from fusepipe.client.errors import MountError, StaleError
+from fusepipe.client.handshake import resume
+from fusepipe.client.link import Link
+from fusepipe.transport import ConnectError, Stream
+
+logger = log.get_logger("client")
+
+FIRST_PAUSE = 0.05
+"""Seconds between the first two attempts; each further pause is twice as long, up to LONGEST_PAUSE."""
+
+LONGEST_PAUSE = 1.0
+
+ATTEMPT_SECONDS = 10.0
+"""How long one attempt to connect may take: what is dialled may have gone away without a word."""
+
+
+class Resuming:
+    """The connections of a link, one after another, until its session is over."""
+
+    def __init__(self, link: Link, connect: Callable[[], Awaitable[Stream]], patience: float) -> None:
+        """`connect` makes one attempt, or several.  `patience` is for how many seconds requests wait for a connection
+        after a loss: math.inf for as long as it takes, 0 not at all."""
+        self._link = link
+        self._connect = connect
+        self._patience = patience
+
+    async def run(self) -> None:
+        """Sends and receives until the session is over."""
+        link = self._link
+        while True:
+            await link.serve()
+            if link.over.is_set():
+                return
+            if not self._patience:
+                logger.error("the connection to the server is lost", reason=link.reason)
+                link.end(errno.EIO)
+                return
+            await self._lost()
+
+    async def _lost(self) -> None:
+        """Waits until the session goes on, or ends it."""
+        link, begin = self._link, trio.current_time()
+        logger.warning("the connection to the server is lost", reason=link.reason, requests="wait")
+        with trio.move_on_after(self._patience):
+            try:
+                resent = await self._until_resumed()
+            except StaleError as error:
+                if link.closing:
+                    link.end(0)  # the server has had BYE
+                else:
+                    logger.error("the session is stale, and the mount ends", cause=error.cause)
+                    link.end(errno.ESTALE)
+                return
+            seconds = round(trio.current_time() - begin, 1)
+            logger.warning("the session goes on over a new connection", seconds=seconds, resent=resent)
+            return
+        logger.error("the server has not come back in time, and the mount ends", seconds=self._patience)
+        link.end(errno.EIO)
+
+    async def _until_resumed(self) -> int:
+        """Tries without an end; how many requests were sent again.  Raises StaleError."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._resume_once()
+            except StaleError:
+                raise
+            except (MountError, ConnectError, OSError) as error:
+                # Whatever it is may pass: the server is being restarted, or a frame was damaged on its way.
+                logger.debug("the session cannot go on yet", cause=str(error))
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _resume_once(self) -> int:
+        link = self._link
+        stream = None
+        with trio.move_on_after(ATTEMPT_SECONDS):
+            stream = await self._connect()
+        if stream is None:
+            raise TimeoutError("the address does not answer")
+        try:
+            connection, resend = await resume(link.session, stream)
+        except BaseException:
+            stream.close()
+            raise
+        link.resumed(stream, connection, resend)
+        return len(resend)
