@@ -29,6 +29,12 @@ extern struct current_request filter_current;
 extern struct init_agreed filter_agreed;
 extern struct filter_counters filter_counters;
 
+/* Its flags, for any thread: the kernel sends nothing before it has the reply to INIT, and so they are known. */
+static inline uint64_t filter_agreed_flags(void)
+{
+	return __atomic_load_n(&filter_agreed.flags, __ATOMIC_ACQUIRE);
+}
+
 /*
  * Called inside the read of the device: when the first of a batch was collected, for each INTERRUPT, when the kernel
  * says that there is no mount any more, and for each request that was taken, with what follows its header; filter_current

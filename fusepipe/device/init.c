@@ -29,10 +29,10 @@ void init_change_reply(struct init_agreed *agreed, const struct init_wishes *wis
 	out->flags = (uint32_t)flags;
 	out->flags2 = (uint32_t)(flags >> 32);
 
-	agreed->flags = flags;
 	agreed->max_write = out->max_write;
 	agreed->max_pages = out->max_pages;
 	agreed->max_readahead = out->max_readahead;
 	agreed->max_background = out->max_background;
 	agreed->congestion_threshold = out->congestion_threshold;
+	__atomic_store_n(&agreed->flags, flags, __ATOMIC_RELEASE);
 }

@@ -92,7 +92,7 @@ enum native_fate native_look_at(struct native_request *request)
 	case FUSE_CREATE:
 	case FUSE_MKDIR:
 		/* Without it Python asks /proc for the caller's groups. */
-		if (in->uid && !(filter_agreed.flags & KERNEL_CREATE_SUPP_GROUP))
+		if (in->uid && !(filter_agreed_flags() & KERNEL_CREATE_SUPP_GROUP))
 			return FATE_PYTHON;
 		break;
 	}
@@ -103,7 +103,7 @@ enum native_fate native_look_at(struct native_request *request)
 
 static uint32_t umask_of(uint32_t umask)
 {
-	return filter_agreed.flags & FUSE_DONT_MASK ? umask : 0;
+	return filter_agreed_flags() & FUSE_DONT_MASK ? umask : 0;
 }
 
 /* The caller's group that matters for what it creates, as the field `groups`: numbers of 4 bytes.  `memory` keeps them. */
@@ -111,7 +111,7 @@ static struct wire_bytes groups_of(const struct fuse_in_header *in, unsigned cha
 {
 	uint32_t group;
 
-	if (!(filter_agreed.flags & KERNEL_CREATE_SUPP_GROUP) || !current_group(in, &group))
+	if (!(filter_agreed_flags() & KERNEL_CREATE_SUPP_GROUP) || !current_group(in, &group))
 		return (struct wire_bytes){ memory, 0 };
 	wire_put_u32(memory, group);
 	return (struct wire_bytes){ memory, 4 };

@@ -59,7 +59,7 @@ static uint32_t open_flags(uint32_t flags)
 		__atomic_store_n(&native_flush_matters, true, __ATOMIC_RELEASE);
 	return (flags & OPENED_KEEP ? FOPEN_KEEP_CACHE : 0) |
 	       (flags & OPENED_NOFLUSH && native_policy.no_flush ? KERNEL_FOPEN_NOFLUSH : 0) |
-	       (native_policy.direct && filter_agreed.flags & KERNEL_DIRECT_IO_ALLOW_MMAP ? FOPEN_DIRECT_IO : 0);
+	       (native_policy.direct && filter_agreed_flags() & KERNEL_DIRECT_IO_ALLOW_MMAP ? FOPEN_DIRECT_IO : 0);
 }
 
 /* ---- one function for each form of reply; false: malformed ---- */

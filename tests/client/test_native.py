@@ -422,6 +422,8 @@ def test_python_and_native_code_take_turns(make: Any) -> None:
     assert world.native.take() is None
     world.native.python_waits(2)
     waiting = world.ask(UNLINK, 1, b"b\0")
+    world.ask(STATFS)
+    world.python.recv(1 << 16)  # it was read after the one before it, which waits for a slot by now
     far.reply(request, m.UnlinkReply())
     world.answer()
     assert world.events() == NativeEvent.SLOT
