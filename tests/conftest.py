@@ -17,6 +17,7 @@ from tests.support import world
 from tests.support.program import Programs
 
 hypothesis.settings.register_profile("fusepipe", deadline=None)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5000, stateful_step_count=100)
 hypothesis.settings.load_profile("fusepipe")
 
 ROOT = pytest.StashKey[Path]()
