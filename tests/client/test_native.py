@@ -218,6 +218,7 @@ def make(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             checksums: bool = False,
             limit: int | None = None,
             max_name: int = 255,
+            kind: int = socket.SOCK_STREAM,
         ) -> World:
             devices = [pair(socket.SOCK_SEQPACKET) for _ in range(clones)]
             session = os.open("/dev/null", os.O_RDWR)  # its number is what pyfuse3 would wait on
@@ -226,7 +227,7 @@ def make(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             policy = Policy(seconds, seconds, False, True, 1000, False, max_name, 1 << 20, 1 << 20)
             native_code = Native(slots, 1 << 24, policy)
             stack.callback(native_code.close)
-            connections = [pair(socket.SOCK_STREAM) for _ in range(clones)]
+            connections = [pair(kind) for _ in range(clones)]
             channels = [Channel(theirs, 1, 1, checksums, limit) for _, theirs in connections]
             native_code.begin(clones, channels)
             stack.callback(native_code.stop)
@@ -363,6 +364,21 @@ def test_read_and_write_carry_their_data(make: Any) -> None:
     assert request.message == m.ReadRequest(9, 5, len(data))
     far.reply(request, m.ReadReply(), data)
     assert world.answer()[2] == data
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+def test_no_call_sends_more_than_the_socket_takes_well(make: Any, checksums: bool) -> None:
+    """vsock's limit, on a socket that keeps apart what each call sends."""
+    world = make(checksums=checksums, limit=32_000, kind=socket.SOCK_SEQPACKET)
+    data = os.urandom(200_000)
+    for size in (1, 31_900, 32_000, len(data)):
+        world.ask(WRITE, 3, write_in(9, 5, data[:size]))
+        packets = [world.servers[0].sock.recv(1 << 20)]
+        (header, payload), end = struct.unpack_from("<II", packets[0]), 4 * checksums
+        while sum(map(len, packets)) < 16 + header + payload + end:
+            packets.append(world.servers[0].sock.recv(1 << 20))
+        assert b"".join(packets)[16 + header : 16 + header + payload] == data[:size]
+        assert max(map(len, packets)) <= 32_000
 
 
 def test_a_directory_page_is_turned_into_the_kernels_form(make: Any) -> None:

@@ -86,6 +86,11 @@ def wait_in(operation: str, path: Path) -> subprocess.Popen[str]:
     return children.spawn(REPORT.format(call=WAITERS[operation]), path)
 
 
+def asks_a_filesystem(process: subprocess.Popen[str]) -> bool:
+    """Whether it is in a call that waits for the answer of a FUSE mount."""
+    return "request_wait_answer" in Path(f"/proc/{process.pid}/wchan").read_text()
+
+
 LEASE = """
 F_SETLEASE = 1024
 signal.signal(signal.SIGIO, lambda *_: None)
@@ -99,3 +104,19 @@ while sys.stdin.readline().strip() != "go":
 for fd in fds:
     fcntl.fcntl(fd, F_SETLEASE, fcntl.F_UNLCK)
 """
+
+BUSY = """
+os.chdir(sys.argv[1])
+print("ready", flush=True)
+i = 0
+try:
+    while True:
+        with open(f"{sys.argv[2]}-{i % 10}", "w") as file:
+            file.write("x" * 10_000)
+        os.stat(f"{sys.argv[2]}-{i % 10}")
+        os.listdir(".")
+        i += 1
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+"""A program that writes, looks and lists in the directory that it is given until it gets an error, which it prints."""

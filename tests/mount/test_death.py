@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount import children, harness
-from tests.mount.blocking import wait_in
+from tests.mount.blocking import BUSY, asks_a_filesystem, wait_in
 from tests.mount.conftest import BlockMaker, MountFactory
 from tests.mount.harness import Mount, eventually
 
@@ -19,11 +19,11 @@ CONNECTION_LOST = 8
 SOON = 3.0  # the promise is one second; the rest is for a busy machine
 
 
-def mortal(mounts: MountFactory, real: str, **more: object) -> Mount:
+def mortal(mounts: MountFactory, real: str, *options: str, **more: object) -> Mount:
     """A mount that ends with its connection, and whose session the server gives back soon after that."""
     if real != "serve":
-        return mounts(**more)  # it can do no other
-    return mounts("--on-disconnect", "fail", serve_options=("--session-grace", "2"), **more)
+        return mounts(*options, **more)  # it can do no other
+    return mounts("--on-disconnect", "fail", *options, serve_options=("--session-grace", "2"), **more)
 
 
 def kill_session(mount: Mount) -> None:
@@ -91,23 +91,23 @@ def test_waiting_calls_get_eio(
     leave(mount)
 
 
+def test_calls_that_wait_for_a_slot_get_eio(volume: Path, block: BlockMaker, mounts: MountFactory, real: str) -> None:
+    """As those that have one."""
+    filesystem = block("--interruptible")
+    mount = mortal(mounts, real, "--readers", "2", source=volume)
+    waiters = [wait_in("open", mount.path / "block" / f"open-{i}") for i in range(2)]
+    filesystem.blocked(2)
+    parked = [wait_in("lookup", mount.path / f"file{i}") for i in range(6)]
+    eventually(lambda: all(map(asks_a_filesystem, parked)), 30.0, "all programs wait for a slot")
+    kill_session(mount)
+    assert [children.finish(w, 30.0) for w in [*waiters, *parked]] == ["EIO\n"] * 8
+    expect_the_end(mount)
+    leave(mount)
+
+
 def test_programs_in_full_swing_get_errors_not_hangs(mounts: MountFactory, real: str) -> None:
     mount = mortal(mounts, real)
-    code = """
-    os.chdir(sys.argv[1])
-    print("ready", flush=True)
-    i = 0
-    try:
-        while True:
-            with open(f"{sys.argv[2]}-{i % 10}", "w") as file:
-                file.write("x" * 10_000)
-            os.stat(f"{sys.argv[2]}-{i % 10}")
-            os.listdir(".")
-            i += 1
-    except OSError as error:
-        print(errno.errorcode[error.errno])
-    """
-    programs = [children.spawn(code, mount.path, who) for who in range(4)]
+    programs = [children.spawn(BUSY, mount.path, who) for who in range(4)]
     for program in programs:
         assert children.read_line(program) == "ready"
     time.sleep(0.3)

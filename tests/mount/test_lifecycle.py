@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.mount import children, harness, mounttable
+from tests.mount.blocking import BUSY
 from tests.mount.conftest import MountFactory
 from tests.mount.expect import fails
-from tests.mount.harness import Mount
+from tests.mount.harness import Mount, eventually
 
 
 def test_one_line_says_ready(mounts: MountFactory, real: str) -> None:
@@ -33,6 +34,19 @@ def test_plain_umount_ends_the_client(mounts: MountFactory, real: str) -> None:
     assert mount.client is not None
     assert mount.client.wait() == 0
     mount.client.gone()
+
+
+def test_a_signal_ends_a_mount_that_is_in_full_swing(mounts: MountFactory, real: str) -> None:
+    """At once and with exit code 0; the programs get errors, and none hangs."""
+    mount = mounts()
+    programs = [children.spawn(BUSY, mount.path, who) for who in range(6)]
+    for program in programs:
+        assert children.read_line(program) == "ready"
+    eventually(lambda: len(os.listdir(mount.source)) == 60, 30.0, "60 files, ten of each program")
+    mount.allow.append("the mount was in use")
+    mount.unmount()
+    allowed = {errno.errorcode[code] for code in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)}
+    assert {children.finish(program, 30.0).strip() for program in programs} <= allowed
 
 
 def test_remount_many_times(mounts: MountFactory, real: str) -> None:

@@ -5,13 +5,17 @@ import fcntl
 import os
 import random
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fusepipe.server import native as native_module
 from fusepipe.wire import SlotKind
 from fusepipe.wire import messages as m
 from tests.server.served import Served, serving
@@ -100,6 +104,54 @@ def test_data_of_every_size_comes_as_it_was(tmp_path: Path, body_crc: bool) -> N
             data = chance.randbytes(size)
             assert client.call(m.WriteRequest(made.handle, 0, 0), data)[1].size == size
             assert client.call(m.ReadRequest(made.handle, 0, size))[2] == data
+
+
+@contextmanager
+def carried(packets: socket.socket) -> Iterator[tuple[socket.socket, list[int]]]:
+    """A stream that leads to a socket of packets, and the sizes of those that came from there."""
+    near, far = socket.socketpair()
+    sizes: list[int] = []
+
+    def there() -> None:
+        while some := far.recv(4096):
+            packets.sendall(some)
+        packets.shutdown(socket.SHUT_RDWR)
+
+    def back() -> None:
+        while some := packets.recv(1 << 20):
+            sizes.append(len(some))
+            far.sendall(some)
+        far.shutdown(socket.SHUT_RDWR)
+
+    threads = [threading.Thread(target=there), threading.Thread(target=back)]
+    with near, far, packets:
+        for thread in threads:
+            thread.start()
+        try:
+            yield near, sizes
+        finally:
+            with suppress(OSError):  # the client has closed it
+                near.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("body_crc", [False, True])
+def test_no_call_sends_more_than_the_socket_takes_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body_crc: bool
+) -> None:
+    """vsock's limit, on a socket that keeps apart what each call sends."""
+    monkeypatch.setattr(native_module, "send_limit", lambda _: 32_000)
+    data = random.Random(3).randbytes(200_000)
+    (tmp_path / "f").write_bytes(data)
+    with serving(tmp_path) as served:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        served.session.add(theirs, body_crc=body_crc)
+        with carried(ours) as (near, sizes), Client(near, body_crc=body_crc) as client:
+            handle = opened(client, b"f")
+            for size in (1, 31_900, 32_000, 64_000, len(data)):
+                assert client.call(m.ReadRequest(handle, 0, size))[2] == data[:size]
+        assert max(sizes) == 32_000
 
 
 def test_many_at_once_on_two_connections(served: Served, tmp_path: Path) -> None:
