@@ -27,6 +27,7 @@ WATCHDOG = 90.0  # seconds; below the time-out of pytest, which cannot end a thr
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "once: runs on the first target only, since what it checks is the same on all")
+    config.addinivalue_line("markers", "each_way: like once, and once more natively")
     config.addinivalue_line("markers", "only_on(target): has no meaning on the others")
 
 
@@ -54,6 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _concerns(item: pytest.Item, target: str) -> bool:
     """Whether a test says anything about that target.  `real` are tests of fusepipe's own behaviour."""
     if item.get_closest_marker("once") and target != SELECTED[0]:
+        return False
+    if item.get_closest_marker("each_way") and target.removesuffix("-auto") != SELECTED[0].removesuffix("-auto"):
         return False
     if target in ("plain", "bindfs") and "real" in getattr(item, "fixturenames", ()):
         return False

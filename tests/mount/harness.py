@@ -4,7 +4,7 @@ A `Mount` is one of the targets
 
 - `bind`: `fusepipe bind SRC MNT`
 - `serve`: `fusepipe serve --listen unix:... --volume vol=SRC` and `fusepipe mount unix:.../vol MNT`
-- `bind-auto`, `serve-auto`: the same with `--native auto`, so that threads in C answer what is hot
+- `bind-auto`, `serve-auto`: the same with `--native auto` on both sides, so that threads in C answer what is hot
 - `uncached`: like `bind`, with `--cache none`
 - `plain`: the directory itself, and `bindfs`: a FUSE passthrough in C.  They validate the checks, not fusepipe.
 
@@ -241,6 +241,7 @@ class Mount:
         """The target, however requests are answered."""
         if self.kind != self.target:
             self.options = ("--native", "auto", *self.options)
+            self.serve_options = ("--native", "auto", *self.serve_options)
         if self.target == "uncached":
             self.options = ("--cache", "none", *self.options)
         self._read = 0

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.mount import children, harness
-from tests.mount.blocking import ENOUGH, WAITERS, wait_in
+from tests.mount.blocking import ENOUGH, WAITERS, asks_a_filesystem, wait_in
 from tests.mount.conftest import BlockMaker, MountFactory
 from tests.mount.harness import Mount, eventually
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.each_way
 
 READERS = 4
+PATIENCE = 30.0  # seconds: the end of a test that fails
 
 
 def others_go_on(mount: Mount) -> None:
@@ -114,6 +115,22 @@ def test_a_waiting_program_can_be_killed(
     filesystem.say("go")
     late = [wait_in("read", mount.path / "block" / f"read-{i}") for i in range(2 * READERS)]
     assert [children.finish(w, ENOUGH) for w in late] == ["done\n"] * (2 * READERS)
+
+
+def test_who_waits_for_a_slot_can_be_killed(volume: Path, block: BlockMaker, mounts: MountFactory, real: str) -> None:
+    """Its request has not left the guest, and never does: so it ends at once, however many wait."""
+    filesystem = block()
+    mount = mounts("--readers", str(READERS), source=volume)
+    held = [wait_in("read", mount.path / "block" / f"read-{i}") for i in range(READERS)]
+    filesystem.blocked(READERS)
+    parked = [wait_in("lookup", mount.path / f"file{i}") for i in range(2 * READERS)]
+    eventually(lambda: all(map(asks_a_filesystem, parked)), PATIENCE, "all programs wait for a slot")
+    for waiter in parked:
+        assert children.kill(waiter, PATIENCE), f"killed, and still in state {children.state_of(waiter.pid)}"
+    assert [w.poll() for w in held] == [None] * READERS
+    filesystem.say("go")
+    assert [children.finish(w, PATIENCE) for w in held] == ["done\n"] * READERS
+    others_go_on(mount)
 
 
 def test_a_program_that_waits_for_a_lease_can_be_killed(

@@ -29,7 +29,7 @@ from .harness.scene import AsUser, Make, Scene
 from .harness.smallfs import SmallFilesystem, small_filesystem
 from .harness.targets import CannotStart, Target, Wanted, default_command, open_target
 
-EVERYWHERE = ("host", "bind", "serve,cache=none")
+EVERYWHERE = ("host", "bind", "bind,native=auto", "serve,native=auto,cache=none")
 """Where all of it runs when nobody names a target."""
 ELSEWHERE = ("bind@tmpfs", "bind@xfs", "bind@btrfs")
 """Where the modules BY_FILESYSTEM run as well."""
