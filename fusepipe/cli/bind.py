@@ -10,6 +10,8 @@ from fusepipe.cli.daemon import go_to_background
 from fusepipe.cli.exits import ExitCode
 from fusepipe.cli.options import log_options, mount_options, set_up_logging
 from fusepipe.cli.places import absolute, check_apart, check_source
+from fusepipe.cli.policy import policy_options
+from fusepipe.server import Policy
 
 
 @click.command(
@@ -32,8 +34,9 @@ from fusepipe.cli.places import absolute, check_apart, check_source
 @click.argument("src", type=click.Path())
 @click.argument("mnt", type=click.Path())
 @mount_options
+@policy_options
 @log_options("warning")
-def bind(src: str, mnt: str, daemon: bool, **options: Any) -> int:
+def bind(src: str, mnt: str, daemon: bool, policy: Policy, **options: Any) -> int:
     """Mount the directory SRC on the directory MNT through the pipe, with nothing else to start.
 
     It stays in the foreground, prints one line when the mount is ready, and unmounts on SIGINT and SIGTERM.
@@ -46,4 +49,4 @@ def bind(src: str, mnt: str, daemon: bool, **options: Any) -> int:
     check_apart(src, mnt)
     source = absolute(src)
     client_options = mounting.MountArguments(**options).for_client(mnt, fsname=source)
-    return mounting.run_bind(source, client_options)
+    return mounting.run_bind(source, client_options, policy)

@@ -15,6 +15,7 @@ from fusepipe.cli.running import run_until_stopped
 
 if TYPE_CHECKING:
     from fusepipe.client import MountEnd, MountOptions
+    from fusepipe.server import Policy
     from fusepipe.transport import Address
 
 BIND_VOLUME: Final = "bind"
@@ -73,7 +74,7 @@ class MountArguments:
         )
 
 
-def run_bind(source: str, options: "MountOptions") -> int:
+def run_bind(source: str, options: "MountOptions", policy: "Policy") -> int:
     """Serve the directory `source` from a process of its own and mount it.  Returns the exit code; raises as `_run`."""
     from fusepipe.client import run_mount
     from fusepipe.server import ServerOptions, Volume, start_session
@@ -82,7 +83,7 @@ def run_bind(source: str, options: "MountOptions") -> int:
     options_of_server = ServerOptions(drain=BIND_DRAIN, native=options.native)
 
     async def work(ready: Callable[[], None]) -> "MountEnd":
-        async with start_session(Volume(BIND_VOLUME, source, options.read_only), options_of_server) as process:
+        async with start_session(Volume(BIND_VOLUME, source, options.read_only, policy), options_of_server) as process:
 
             async def connect() -> Stream:
                 ours, theirs = socket.socketpair()

@@ -11,8 +11,9 @@ from fusepipe.cli.durations import Duration
 from fusepipe.cli.exits import CommandError, ExitCode, leaves
 from fusepipe.cli.notify import notify
 from fusepipe.cli.options import NATIVE_OPTION, log_options, set_up_logging
+from fusepipe.cli.policy import SocketMode, SocketOwner, UserId, policy_options
 from fusepipe.cli.running import run_until_stopped
-from fusepipe.server import ServerOptions, Volume, VolumeError
+from fusepipe.server import Policy, PolicyError, ServerOptions, Volume, VolumeError
 from fusepipe.transport import Address, AddressError
 
 
@@ -31,7 +32,7 @@ class ListenAddress(click.ParamType[Address]):
 
 
 class VolumeText(click.ParamType[Volume]):
-    """NAME=DIR or NAME=DIR:ro."""
+    """NAME=DIR or NAME=DIR:OPTION,..."""
 
     name = "volume"
 
@@ -52,6 +53,11 @@ class VolumeText(click.ParamType[Volume]):
         (
             "fusepipe serve --listen vsock:any:5000 --volume data=/srv/data --volume docs=/usr/share/doc:ro",
             "two volumes for the VMs of this machine, the second one read-only",
+        ),
+        (
+            "fusepipe serve --listen vsock:any:5000 --volume a=/srv/a:no-setuid,no-devices,allow-cid=3 "
+            "--map-uid 0:100000:65536 --map-gid 0:100000:65536",
+            "for the VM with CID 3 alone, whose users are 100000 and up on this host",
         ),
         (
             "fusepipe serve --listen firecracker:/run/vm1/vsock.sock:5000 --volume data=/srv/data",
@@ -75,9 +81,11 @@ class VolumeText(click.ParamType[Volume]):
     type=VolumeText(),
     multiple=True,
     required=True,
-    metavar="NAME=DIR[:ro]",
+    metavar="NAME=DIR[:OPTION,...]",
     show_default="none, at least one is needed",
-    help="Serve the directory DIR as NAME; with :ro nobody can change it.  May be given several times.",
+    help="Serve the directory DIR as NAME; with :ro nobody can change it.  Further options: no-setuid, no-devices, "
+    "squash-root, squash-all=UID:GID, map-uid=GUEST:HOST:COUNT, map-gid=..., allow-uid=UID+UID, allow-cid=CID+CID.  "
+    "May be given several times.",
 )
 @click.option(
     "--drain",
@@ -119,6 +127,38 @@ class VolumeText(click.ParamType[Volume]):
     show_default="all",
     help="Only the machine with this context id may connect to vsock addresses.  May be given several times.",
 )
+@click.option(
+    "--allow-uid",
+    type=UserId(),
+    multiple=True,
+    metavar="USER",
+    show_default="all",
+    help="Only this user of the host may connect to Unix sockets (the VMM's, for firecracker:).  May be given several "
+    "times.",
+)
+@click.option(
+    "--socket-mode",
+    type=SocketMode(),
+    metavar="MODE",
+    show_default="by the umask",
+    help="Permissions of the files of Unix sockets, in octal: who may write may connect.",
+)
+@click.option(
+    "--socket-owner",
+    type=SocketOwner(),
+    metavar="USER[:GROUP]",
+    show_default="who starts the server",
+    help="Owner of the files of Unix sockets (root).",
+)
+@click.option(
+    "--max-sessions-per-peer",
+    type=click.IntRange(min=1),
+    default=ServerOptions.max_sessions_per_peer,
+    show_default=True,
+    metavar="N",
+    help="Mounts that one machine, or one user of the host, may have at once on an address.",
+)
+@policy_options
 @NATIVE_OPTION
 @log_options("info")
 def serve(
@@ -130,6 +170,11 @@ def serve(
     fd_budget: int | None,
     native: str,
     allow_cid: tuple[int, ...],
+    allow_uid: tuple[int, ...],
+    socket_mode: int | None,
+    socket_owner: tuple[int | None, int | None] | None,
+    max_sessions_per_peer: int,
+    policy: Policy,
     **logging: Any,
 ) -> int:
     """Serve directories of this machine, each as a volume with a name, to who mounts them.
@@ -139,8 +184,12 @@ def serve(
     """
     set_up_logging(**logging)
     from fusepipe.server import ServerError, serve
-    from fusepipe.transport import ConnectError, ListenError
+    from fusepipe.transport import ConnectError, ListenError, SocketFile
 
+    try:
+        volumes = [one.under(policy) for one in volume]
+    except PolicyError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
     is_ready = False
 
     def ready() -> None:
@@ -154,13 +203,17 @@ def serve(
         drain=drain,
         session_grace=session_grace,
         max_sessions=max_sessions,
+        max_sessions_per_peer=max_sessions_per_peer,
+        allowed_uids=allow_uid or None,
         fd_budget=fd_budget,
         native=native == "auto",
         allowed_cids=allow_cid or None,
     )
     try:
         run_until_stopped(
-            lambda: serve(listen, volume, options, ready=ready),
+            lambda: serve(
+                listen, volumes, options, socket_file=SocketFile(socket_mode, *(socket_owner or ())), ready=ready
+            ),
             is_ready=lambda: is_ready,
             stopping=lambda: notify("STOPPING=1"),
         )

@@ -7,12 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fusepipe.server.access import Access
     from fusepipe.server.launching import SessionProcess, start_session
     from fusepipe.server.listener import serve
     from fusepipe.server.options import ServerError, ServerOptions
+    from fusepipe.server.policy import Policy, PolicyError
     from fusepipe.server.volumes import Volume, VolumeError
 
 __all__ = [
+    "Access",
+    "Policy",
+    "PolicyError",
     "ServerError",
     "ServerOptions",
     "SessionProcess",
@@ -25,6 +30,8 @@ __all__ = [
 _HOMES = {
     "launching": ("SessionProcess", "start_session"),
     "listener": ("serve",),
+    "access": ("Access",),
+    "policy": ("Policy", "PolicyError"),
     "options": ("ServerError", "ServerOptions"),
     "volumes": ("Volume", "VolumeError"),
 }

@@ -13,6 +13,7 @@ from msgpack import packb, unpackb  # type: ignore[import-untyped]  # it brings 
 
 from fusepipe import log
 from fusepipe.server.options import ServerOptions
+from fusepipe.server.policy import Policy
 from fusepipe.wire import ServerLimits
 
 MAX_MESSAGE = 128 * 1024
@@ -30,6 +31,7 @@ class Begin:
     session_id: bytes
     volume: str
     read_only: bool
+    policy: Policy
     options: ServerOptions
     log: log.Settings
 
@@ -87,4 +89,9 @@ def _begin(values: dict[str, Any]) -> Begin:
     options, settings = values.pop("options"), values.pop("log")
     limits = ServerLimits(**options.pop("limits"))
     trace = frozenset(settings.pop("trace"))
+    policy = values.pop("policy")
+    for name in ("map_uid", "map_gid"):
+        policy[name] = tuple(map(tuple, policy[name]))
+    squash_all = policy.pop("squash_all")
+    values["policy"] = Policy(**policy, squash_all=None if squash_all is None else tuple(squash_all))
     return Begin(**values, options=ServerOptions(limits=limits, **options), log=log.Settings(**settings, trace=trace))

@@ -121,7 +121,7 @@ def start_session(volume: Volume, options: ServerOptions | None = None) -> Sessi
         stack.enter_context(theirs)
         with ExitStack() as undo:
             undo.enter_context(ours)
-            begin = control.Begin(session_id, volume.name, volume.read_only, options, log.current())
+            begin = control.Begin(session_id, volume.name, volume.read_only, volume.policy, options, log.current())
             control.send(ours, begin, [memfd, root])
             process = _spawn(theirs)
             undo.callback(_destroy, process)

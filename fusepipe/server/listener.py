@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,8 @@ from typing import TypeAlias
 import trio
 
 from fusepipe import log
+from fusepipe.server.access import who
+from fusepipe.server.exposure import exposed
 from fusepipe.server.launching import SessionProcess, start_session
 from fusepipe.server.options import ServerError, ServerOptions
 from fusepipe.server.volumes import Volume, VolumeError
@@ -23,6 +26,8 @@ from fusepipe.transport import (
     FirecrackerConnectAddress,
     Listener,
     OutOfResources,
+    Peer,
+    SocketFile,
     Stream,
     VsockAddress,
     VsockListenAddress,
@@ -47,6 +52,8 @@ DIAL_PAUSE = 1.0
 
 _logger = log.get_logger("server")
 
+_Key: TypeAlias = tuple[str, int | None, int | None]
+"""What tells one peer from another: the address that it came to, its machine or its user."""
 _Source: TypeAlias = tuple[Address, Listener | Stream | None]
 
 
@@ -55,9 +62,11 @@ async def serve(
     volumes: Sequence[Volume],
     options: ServerOptions | None = None,
     *,
+    socket_file: SocketFile | None = None,
     ready: Callable[[], None],
 ) -> None:
     """Serve `volumes` on `addresses` until cancelled; `ready` is called once, when every address can be connected to.
+    `socket_file` says whose the files of Unix sockets are.
 
     Cancelling drains: nothing more is accepted, socket files are removed, sessions finish what runs and are ended, by
     force if they take longer than `options.drain`.  Without cancelling it returns only where all addresses are `fd:`,
@@ -74,26 +83,45 @@ async def serve(
         raise ServerError(what, "give each volume a name of its own, as NAME=DIRECTORY")
     for volume in volumes:
         volume.check()
+        _check_policy(volume)
     # Two descriptors for each session, and one for each connection that has not said what it wants.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
         sources: list[_Source] = []
         for address in addresses:
-            source = await _source(address)
+            source = await _source(address, socket_file)
             if source is not None:
                 stack.callback(source.close)
             sources.append((address, source))
         await _Server(named, options or ServerOptions()).run(sources, ready)
 
 
-async def _source(address: Address) -> Listener | Stream | None:
+def _check_policy(volume: Volume) -> None:
+    """Warn of what guests may leave there, and raise ServerError for what this user cannot do."""
+    privileged = os.geteuid() == 0
+    squash = volume.policy.squash_all
+    if squash is not None and not privileged and squash != (os.geteuid(), os.getegid()):
+        raise ServerError(
+            f"volume {volume.name!r} cannot be served as user {squash[0]} and group {squash[1]} by another user",
+            "run the server as root, or as that user without squash-all",
+        )
+    if left := exposed(volume, privileged=privileged):
+        _logger.warning(
+            "guests can leave there what gives other users of this host rights: serve it with "
+            "no-setuid,no-devices, or keep others out of the directory",
+            volume=volume.name,
+            left=" and ".join(left),
+        )
+
+
+async def _source(address: Address, socket_file: SocketFile | None) -> Listener | Stream | None:
     """Where connections on an address come from; None: they are dialled."""
     if isinstance(address, FirecrackerConnectAddress):
         return None
     if isinstance(address, FdAddress):
         return await connect(address, deadline=0)
-    return await listen(address)
+    return await listen(address, socket_file)
 
 
 class _Server:
@@ -103,7 +131,10 @@ class _Server:
         self._volumes = volumes
         self._options = options
         self._sessions: dict[bytes, SessionProcess] = {}
-        self._waiting: dict[Stream, trio.CancelScope] = {}  # in the order in which they were accepted
+        self._owners: dict[bytes, tuple[Volume, _Key]] = {}  # of the same sessions
+        self._complain = log.Sparing(_logger.warning)
+        self._mention = log.Sparing(_logger.info)
+        self._waiting: dict[Stream, tuple[_Key, trio.CancelScope]] = {}  # in the order in which they were accepted
 
     async def run(self, sources: list[_Source], ready: Callable[[], None]) -> None:
         """Accept and serve, until cancelled or until nothing can come any more."""
@@ -141,9 +172,14 @@ class _Server:
                 continue
             complained = False
             while len(self._waiting) >= MAX_WAITING:
-                oldest = next(iter(self._waiting))
-                self._waiting.pop(oldest).cancel()
-            accepting.start_soon(self._greet, stream, listener.address, sessions)
+                # Of those who have the most: who comes in crowds takes no one else's place.
+                most, _ = Counter(key for key, _ in self._waiting.values()).most_common(1)[0]
+                oldest = next(stream for stream, (key, _) in self._waiting.items() if key == most)
+                self._waiting.pop(oldest)[1].cancel()
+            # Counted at once, not when its task begins.
+            scope = trio.CancelScope()
+            self._waiting[stream] = _key(listener.address, _peer(stream)), scope
+            accepting.start_soon(self._greet, stream, listener.address, sessions, scope)
 
     async def _dial(self, address: Address, sessions: trio.Nursery) -> None:
         """Keep one connection open to a guest that listens, beside those that it uses.
@@ -173,16 +209,23 @@ class _Server:
 
     # ---- the first frame ----
 
-    async def _greet(self, stream: Stream, address: Address, sessions: trio.Nursery) -> None:
-        """Hand a connection on, or refuse it, with as much patience as one deserves whom nobody has called."""
-        with trio.move_on_after(HELLO_PATIENCE) as scope:
-            self._waiting[stream] = scope
-            try:
+    async def _greet(
+        self, stream: Stream, address: Address, sessions: trio.Nursery, scope: trio.CancelScope | None = None
+    ) -> None:
+        """Hand a connection on, or refuse it, with as much patience as one deserves whom nobody has called.
+
+        `scope` is what cancels that earlier.
+        """
+        scope = scope or trio.CancelScope()
+        scope.deadline = trio.current_time() + HELLO_PATIENCE
+        try:
+            with scope:
                 await self._route(stream, address, sessions)
-            finally:
-                self._waiting.pop(stream, None)
+        finally:
+            self._waiting.pop(stream, None)
+            stream.close()
         if scope.cancelled_caught:
-            _logger.info("a connection said nothing in time", address=str(address))
+            self._mention("a connection said nothing in time", address=str(address))
 
     async def _route(self, stream: Stream, address: Address, sessions: trio.Nursery) -> bool:
         """Read the first frame of a connection, and nothing beyond it, and hand the connection on or refuse it.
@@ -204,12 +247,12 @@ class _Server:
         return False
 
     def _check_peer(self, stream: Stream, address: Address) -> None:
-        """Raises RemoteProtocolError where a vsock connection comes from a machine that may not connect."""
-        allowed = self._options.allowed_cids
-        if allowed is not None and isinstance(address, VsockAddress | VsockListenAddress):
-            cid = stream.peer.cid
-            if cid not in allowed:
-                raise RemoteProtocolError(f"the machine with CID {cid} may not connect here", ErrorCode.REFUSED)
+        """Raises RemoteProtocolError where the connection comes from a machine or user that may not connect."""
+        peer = stream.peer
+        vsock = isinstance(address, VsockAddress | VsockListenAddress)
+        allowed = self._options.allowed_cids if vsock else self._options.allowed_uids
+        if allowed is not None and (peer.cid if vsock else peer.uid) not in allowed:
+            raise RemoteProtocolError(f"{who(peer)} may not connect here", ErrorCode.REFUSED)
 
     async def _hand_on(self, stream: Stream, address: Address, sessions: trio.Nursery) -> bool:
         """Whether a session has the connection now.  Raises RemoteProtocolError with what the client is to be told."""
@@ -221,12 +264,9 @@ class _Server:
             raise RemoteProtocolError("the stream ended in the middle of the first frame")
         message = opening(frame)
         if isinstance(message, HelloRequest):
-            options = self._options
-            if isinstance(address, FdAddress):
-                options = replace(options, session_grace=0.0)  # nobody can come back on another one
-            session = self._begin(message, options, str(stream.peer), sessions)
+            session = self._begin(message, stream.peer, address, sessions)
         else:
-            session = self._find(message)
+            session = self._find(message, stream.peer)
         try:
             session.give(stream.detach(), bytes(frame), body_crc=address.wants_body_crc)
         except OSError as error:
@@ -236,34 +276,44 @@ class _Server:
             return False
         return True
 
-    def _find(self, message: AttachRequest | ResumeRequest) -> SessionProcess:
+    def _find(self, message: AttachRequest | ResumeRequest, peer: Peer) -> SessionProcess:
         """The process of the session that ATTACH or RESUME names."""
         session = self._sessions.get(message.session)
         if session is None:
             raise RemoteProtocolError("the server does not know this session", ErrorCode.STALE)
+        _admit(self._owners[message.session][0], peer)
         return session
 
-    def _begin(self, hello: HelloRequest, options: ServerOptions, peer: str, sessions: trio.Nursery) -> SessionProcess:
+    def _begin(self, hello: HelloRequest, peer: Peer, address: Address, sessions: trio.Nursery) -> SessionProcess:
         """Start the process of a new session."""
         volume = self._volumes.get(hello.volume)
         if volume is None:
             name = os.fsdecode(hello.volume)
             raise RemoteProtocolError(f"there is no volume {name!r} on this server", ErrorCode.NO_SUCH_VOLUME)
+        _admit(volume, peer)
+        key = _key(address, peer)
+        own = sum(other == key for _, other in self._owners.values())
+        if own >= self._options.max_sessions_per_peer:
+            raise RemoteProtocolError(f"{who(peer)} has {own} sessions already", ErrorCode.LIMIT)
         if len(self._sessions) >= self._options.max_sessions:
             raise RemoteProtocolError(f"the server has {len(self._sessions)} sessions already", ErrorCode.LIMIT)
+        options = self._options
+        if isinstance(address, FdAddress):
+            options = replace(options, session_grace=0.0)  # nobody can come back on another one
         try:
             session = start_session(volume, options)
         except (OSError, VolumeError) as error:
-            _logger.error("a session cannot be started", volume=volume.name, peer=peer, error=error)
+            _logger.error("a session cannot be started", volume=volume.name, peer=str(peer), error=error)
             # The client is not told why: paths of the host are not for guests.
             text = "the volume cannot be served at present; the server's log says why"
             raise RemoteProtocolError(text, ErrorCode.FAILED) from error
         self._sessions[session.session_id] = session
-        sessions.start_soon(self._watch_over, session, volume, peer)
+        self._owners[session.session_id] = volume, key
+        sessions.start_soon(self._watch_over, session, volume, str(peer))
         return session
 
     async def _refuse(self, stream: Stream, address: Address, error: RemoteProtocolError) -> None:
-        _logger.warning("a client was refused", address=str(address), cause=error.text)
+        self._complain("a client was refused", address=str(address), cause=error.text)
         try:
             with trio.move_on_after(HELLO_PATIENCE):
                 await stream.send_all(refusal(error.code, error.text, *error.detail))
@@ -286,12 +336,31 @@ class _Server:
                 await session.wait()
         finally:
             del self._sessions[session.session_id]
+            del self._owners[session.session_id]
             about |= {"seconds": round(time.monotonic() - begin, 1), "status": session.status}
             # A session that is told to end before it has begun is ended by the signal.
             if session.status in (0, -signal.SIGTERM):
                 _logger.info("a session ended", **about)
             else:
                 _logger.error("a session process died", **about)
+
+
+def _peer(stream: Stream) -> Peer:
+    """Who is at the other end, as far as it is still there."""
+    try:
+        return stream.peer
+    except OSError:
+        return Peer()
+
+
+def _key(address: Address, peer: Peer) -> _Key:
+    return str(address), peer.cid, peer.uid
+
+
+def _admit(volume: Volume, peer: Peer) -> None:
+    """Raises RemoteProtocolError where the volume is not for this peer."""
+    if not volume.access.admits(peer):
+        raise RemoteProtocolError(f"{who(peer)} may not use the volume {volume.name!r}", ErrorCode.REFUSED)
 
 
 async def _receive(stream: Stream, frame: bytearray, start: int) -> bool:

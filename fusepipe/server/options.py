@@ -25,6 +25,8 @@ class ServerOptions:
     session_grace seconds that a session is kept for its client after its last connection was lost; 0: it ends with that
     native        hot requests run in C; off: every request in Python, with the same answers
     max_sessions  how many sessions may exist at once; one more is refused
+    max_sessions_per_peer  how many of them one machine or user may have; one more is refused
+    allowed_uids  the users of this host that may connect over Unix sockets; None: all that may open the socket
     allowed_cids  the context ids of machines that may connect over vsock; None: all that reach the port
     """
 
@@ -34,4 +36,6 @@ class ServerOptions:
     session_grace: float = 0.0
     native: bool = False
     max_sessions: int = 1024
+    max_sessions_per_peer: int = 128
+    allowed_uids: tuple[int, ...] | None = None
     allowed_cids: tuple[int, ...] | None = None

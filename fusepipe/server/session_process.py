@@ -73,6 +73,8 @@ def _run(channel: socket.socket) -> int:
     os.umask(0)  # the mode that comes with a request is what the guest's kernel made of its umask
     os.chdir("/")
     install_interrupt_handler(INTERRUPT_SIGNAL)
+    if begin.policy.squash_all is not None:
+        become(*begin.policy.squash_all)
     capabilities = facts().capabilities
     tables = Tables(
         memfd,
@@ -80,6 +82,7 @@ def _run(channel: socket.socket) -> int:
         fd_budget=_fd_budget(begin.options, by_handle="dac_read_search" in capabilities),
         privileged={"setuid", "setgid"} <= capabilities,
         read_only=begin.read_only,
+        policy=begin.policy,
     )
     os.close(memfd)
     os.close(root)
@@ -127,6 +130,15 @@ class _Stop:
     def __call__(self, *_: object) -> None:
         self.came = True
         os.eventfd_write(self._wake, 1)
+
+
+def become(uid: int, gid: int) -> None:
+    """Be this user and group from now on, without any privilege that they do not have.  Raises OSError."""
+    if (os.getresuid(), os.getresgid()) == ((uid,) * 3, (gid,) * 3):
+        return
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: Session, grace: float) -> bool:

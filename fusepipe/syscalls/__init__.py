@@ -5,7 +5,17 @@
 
 from .native import Ended, NativeSession, NativeSocket, Received
 from .process import Facts, facts, install_interrupt_handler
-from .tree import AttributeChanges, Attributes, EntryNumbers, Identity, Tree, bytes_per_inode, create_memfd
+from .tree import (
+    AttributeChanges,
+    Attributes,
+    EntryNumbers,
+    Identity,
+    IdExtent,
+    IdMap,
+    Tree,
+    bytes_per_inode,
+    create_memfd,
+)
 
 __all__ = [
     "AttributeChanges",
@@ -13,6 +23,8 @@ __all__ = [
     "Ended",
     "EntryNumbers",
     "Facts",
+    "IdExtent",
+    "IdMap",
     "Identity",
     "NativeSession",
     "NativeSocket",

@@ -34,6 +34,7 @@ SOURCES = (
     "native_sending",
     "native_session",
     "opening",
+    "policy",
     "process",
     "ranges",
     "slots",
@@ -51,6 +52,12 @@ ffi.cdef(
     struct counters {
         uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems;
     };
+    struct id_extent { uint32_t guest, host, count; };
+    struct id_map { const struct id_extent *extents; uint32_t count; bool squash_root, squash_all; uint32_t all; };
+    struct policy { bool no_setuid, no_devices; struct id_map uids, gids; };
+    uint32_t id_in(const struct id_map *map, uint32_t guest);
+    bool id_out(const struct id_map *map, uint32_t host, uint32_t *guest);
+    int tables_set_policy(struct tables *t, const struct policy *policy);
     struct identity { uint32_t uid, gid; const uint32_t *groups; uint32_t group_count, umask; };
     struct attribute_changes {
         uint32_t valid, mode, uid, gid;

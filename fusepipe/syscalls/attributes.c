@@ -73,8 +73,13 @@ int tree_statx(struct tables *t, uint64_t node, uint64_t handle, uint32_t flags,
               AT_EMPTY_PATH | (int)(flags & AT_STATX_SYNC_TYPE), STATX_BASIC_STATS | (mask & ~STATX__RESERVED), &st)) {
         error = -errno;
     } else {
+        uint32_t uid, gid;
+
+        id_out(&t->policy.uids, st.stx_uid, &uid);
+        id_out(&t->policy.gids, st.stx_gid, &gid);
+
         const uint64_t attr[STATX_NUMBERS] = {
-            shown_ino(t, subject.inode.filesystem, st.stx_ino), st.stx_mode, st.stx_nlink, st.stx_uid, st.stx_gid,
+            shown_ino(t, subject.inode.filesystem, st.stx_ino), st.stx_mode, st.stx_nlink, uid, gid,
             makedev(st.stx_rdev_major, st.stx_rdev_minor), st.stx_size, st.stx_blksize, st.stx_blocks,
             (uint64_t)st.stx_atime.tv_sec, st.stx_atime.tv_nsec, (uint64_t)st.stx_mtime.tv_sec, st.stx_mtime.tv_nsec,
             (uint64_t)st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec,
@@ -127,7 +132,7 @@ static int change_size(struct tables *t, const struct subject *subject, const st
         if (fd < 0)
             return fd;
     }
-    if (changes->valid & KILL)
+    if (changes->valid & KILL || t->policy.no_setuid)
         error = begin_killing(t, fd, &killing);
     if (!error && ftruncate(fd, (off_t)changes->size))
         error = -errno;
@@ -143,6 +148,9 @@ static int change_mode(struct tables *t, const struct subject *subject, uint32_t
 
     if (subject->inode.type == S_IFLNK >> 12)
         return -EOPNOTSUPP;
+    failed = may_make(t, (subject->inode.type == S_IFDIR >> 12 ? S_IFDIR : S_IFREG) | (mode & 07777), 0);
+    if (failed)
+        return failed;
     if (subject->by_handle)
         failed = fchmod(subject->file.fd, mode & 07777);
     else
@@ -167,6 +175,18 @@ static int change_times(struct tables *t, const struct subject *subject, const s
     return utimensat(t->proc_fd, name.text, times, 0) ? -errno : 0;
 }
 
+/* An id that the guest has none for is refused, not taken for "as it is". */
+static int change_owner(struct tables *t, const struct subject *subject, const struct attribute_changes *changes)
+{
+    uint32_t uid = changes->valid & UID ? id_in(&t->policy.uids, changes->uid) : NO_ID;
+    uint32_t gid = changes->valid & GID ? id_in(&t->policy.gids, changes->gid) : NO_ID;
+
+    if ((changes->valid & UID && uid == NO_ID && changes->uid != NO_ID) ||
+        (changes->valid & GID && gid == NO_ID && changes->gid != NO_ID))
+        return -EOVERFLOW;
+    return fchownat(subject->inode.fd, "", uid, gid, AT_EMPTY_PATH) ? -errno : 0;
+}
+
 /* Owner before mode: chown(2) takes set-uid and set-gid away, which a mode that comes along may set. */
 int tree_setattr(struct tables *t, uint64_t node, uint64_t handle, const struct attribute_changes *changes,
                  uint64_t *attr)
@@ -182,9 +202,9 @@ int tree_setattr(struct tables *t, uint64_t node, uint64_t handle, const struct 
     error = subject_use(t, node, handle, &subject);
     if (error)
         return error;
-    if (valid & (UID | GID) && fchownat(subject.inode.fd, "", valid & UID ? changes->uid : UINT32_MAX,
-                                        valid & GID ? changes->gid : UINT32_MAX, AT_EMPTY_PATH))
-        error = -errno;
+    error = may(t, subject.inode.fd, MAY_OWN);
+    if (!error && valid & (UID | GID))
+        error = change_owner(t, &subject, changes);
     if (!error && valid & SIZE)
         error = change_size(t, &subject, changes);
     if (!error && valid & MODE)
@@ -206,7 +226,13 @@ int tree_access(struct tables *t, uint64_t node, uint32_t mask, const struct ide
 
     if (error)
         return error;
-    error = act_as(t, identity, false, &acting);
+    error = mask & W_OK ? may(t, used.fd, MAY_CHANGE) : 0;
+    if (!error && mask & R_OK)
+        error = may(t, used.fd, MAY_READ);
+    if (!error && mask & X_OK)
+        error = may(t, used.fd, MAY_SEARCH);
+    if (!error)
+        error = act_as(t, identity, false, &acting);
     if (!error) {
         if (syscall(SYS_faccessat2, used.fd, "", mask & 7, AT_EACCESS | AT_EMPTY_PATH))
             error = -errno;

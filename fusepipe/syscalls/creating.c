@@ -18,7 +18,9 @@ static int begin(struct tables *t, uint64_t parent, const char *name, size_t siz
         error = inode_use(t, parent, directory);
     if (error)
         return error;
-    error = act_as(t, identity, with_umask, acting);
+    error = may(t, directory->fd, MAY_CHANGE);
+    if (!error)
+        error = act_as(t, identity, with_umask, acting);
     if (error)
         inode_done(t, directory);
     return error;
@@ -41,8 +43,10 @@ int tree_mknod(struct tables *t, uint64_t parent, const char *name, size_t size,
 {
     struct used directory;
     struct acting acting;
-    int error = begin(t, parent, name, size, identity, true, &directory, &acting);
+    int error = may_make(t, mode, rdev);
 
+    if (!error)
+        error = begin(t, parent, name, size, identity, true, &directory, &acting);
     if (error)
         return error;
     return end(t, mknodat(directory.fd, name, mode & (S_IFMT | 07777), rdev), name, &directory, &acting, entry);
@@ -53,8 +57,10 @@ int tree_mkdir(struct tables *t, uint64_t parent, const char *name, size_t size,
 {
     struct used directory;
     struct acting acting;
-    int error = begin(t, parent, name, size, identity, true, &directory, &acting);
+    int error = may_make(t, S_IFDIR | (mode & 07777), 0);
 
+    if (!error)
+        error = begin(t, parent, name, size, identity, true, &directory, &acting);
     if (error)
         return error;
     return end(t, mkdirat(directory.fd, name, mode & 07777), name, &directory, &acting, entry);
@@ -92,7 +98,9 @@ static int open_existing(struct tables *t, int directory, const char *name, int 
     else if (!S_ISREG(st.st_mode))
         opened = S_ISDIR(st.st_mode) ? -EISDIR : S_ISLNK(st.st_mode) ? -ELOOP : -ENXIO;
     else
-        opened = kill && flags & O_TRUNC ? begin_killing(t, fd, &killing) : 0;
+        opened = may_open(t, fd, (uint32_t)flags);
+    if (!opened && flags & O_TRUNC && (kill || t->policy.no_setuid))
+        opened = begin_killing(t, fd, &killing);
     if (!opened)
         opened = reopen(t, fd, flags);
     end_killing(t, &killing);
@@ -154,8 +162,10 @@ int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size
 {
     struct used directory;
     struct acting acting;
-    int fd, error = fds_reserve(t, 1);   /* first: a file that is made and cannot be opened would be worse */
+    int fd, error = may_make(t, S_IFREG | (mode & 07777), 0);
 
+    if (!error)
+        error = fds_reserve(t, 1);       /* first: a file that is made and cannot be opened would be worse */
     if (error)
         return error;
     error = begin(t, parent, name, size, identity, true, &directory, &acting);
@@ -182,8 +192,10 @@ int tree_tmpfile(struct tables *t, uint64_t parent, uint32_t flags, uint32_t mod
     const uint32_t opened = open_flags(flags) & ~(uint32_t)O_TRUNC;
     struct used directory;
     struct acting acting;
-    int fd, error = t->read_only ? -EROFS : fds_reserve(t, 1);
+    int fd, error = t->read_only ? -EROFS : may_make(t, S_IFREG | (mode & 07777), 0);
 
+    if (!error)
+        error = fds_reserve(t, 1);
     if (error)
         return error;
     error = inode_use(t, parent, &directory);
@@ -191,7 +203,9 @@ int tree_tmpfile(struct tables *t, uint64_t parent, uint32_t flags, uint32_t mod
         fds_release(t, 1);
         return error;
     }
-    error = act_as(t, identity, true, &acting);
+    error = may(t, directory.fd, MAY_CHANGE);
+    if (!error)
+        error = act_as(t, identity, true, &acting);
     if (!error) {
         fd = openat(directory.fd, ".", (int)(opened | (flags & O_EXCL)) | O_TMPFILE | O_CLOEXEC | O_NOCTTY, mode & 07777);
         error = fd < 0 ? -errno : 0;

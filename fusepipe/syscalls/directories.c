@@ -31,7 +31,9 @@ int tree_opendir(struct tables *t, uint64_t node, uint64_t *handle)
         fds_release(t, 1);
         return error;
     }
-    error = used.type == S_IFDIR >> 12 ? reopen(t, used.fd, O_RDONLY | O_DIRECTORY) : -ENOTDIR;
+    error = used.type == S_IFDIR >> 12 ? may(t, used.fd, MAY_READ) : -ENOTDIR;
+    if (!error)
+        error = reopen(t, used.fd, O_RDONLY | O_DIRECTORY);
     if (error >= 0) {
         fd = error;
         error = handle_new(t, &used, fd, O_RDONLY | HANDLE_OF_DIRECTORY, handle);
@@ -74,8 +76,8 @@ static void look_up(struct tables *t, int directory, const char *name, struct re
     record->ctime_ns = (uint32_t)st.st_ctim.tv_nsec;
     record->mode = st.st_mode;
     record->nlink = (uint32_t)st.st_nlink;
-    record->uid = st.st_uid;
-    record->gid = st.st_gid;
+    id_out(&t->policy.uids, st.st_uid, &record->uid);
+    id_out(&t->policy.gids, st.st_gid, &record->gid);
     record->blksize = (uint32_t)st.st_blksize;
 }
 
@@ -111,6 +113,7 @@ static int next_entry(struct directory *directory, int fd, const struct dirent64
 static int fill(struct tables *t, const struct used_handle *used, struct directory *directory, uint32_t filesystem,
                 uint64_t own_ino, char *page, size_t size, uint32_t *entries)
 {
+    const bool may_search = !may(t, used->fd, MAY_SEARCH);
     const struct dirent64 *entry = NULL;
     size_t at = 0, room = size;
     int more;
@@ -124,9 +127,9 @@ static int fill(struct tables *t, const struct used_handle *used, struct directo
         if (KERNEL_RECORD + padded(name_size) > room)
             break;
         room -= KERNEL_RECORD + padded(name_size);
-        if (!dot && !dots)
+        if (!dot && !dots && may_search)
             look_up(t, used->fd, entry->d_name, &record);
-        else if (dot || row_of(used->node) == ROOT_ROW)
+        else if (dot || (dots && row_of(used->node) == ROOT_ROW))
             record.ino = shown_ino(t, filesystem, own_ino);   /* what is above the root is none of the guest's */
         memcpy(page + at, &record, sizeof record);
         at += sizeof record;

@@ -32,7 +32,9 @@ int tree_open(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32
     }
     if (used.type != S_IFREG >> 12)
         error = used.type == S_IFDIR >> 12 ? -EISDIR : used.type == S_IFLNK >> 12 ? -ELOOP : -ENXIO;
-    else if (kill && flags & O_TRUNC)
+    else
+        error = may_open(t, used.fd, flags);
+    if (!error && flags & O_TRUNC && (kill || t->policy.no_setuid))
         error = begin_killing(t, used.fd, &killing);
     if (!error)
         error = fd = reopen(t, used.fd, (int)flags);
@@ -66,7 +68,7 @@ int tree_open_quick(struct tables *t, uint64_t node, uint32_t flags, bool kill, 
         fds_release(t, 1);
         return -EAGAIN;
     }
-    fd = used.type == S_IFREG >> 12 ? reopen(t, used.fd, (int)(flags | O_NONBLOCK)) : -1;
+    fd = used.type == S_IFREG >> 12 && !may_open(t, used.fd, flags) ? reopen(t, used.fd, (int)(flags | O_NONBLOCK)) : -1;
     if (fd >= 0 && (flags & O_NONBLOCK || !fcntl(fd, F_SETFL, flags & (O_APPEND | O_DIRECT | O_NOATIME))))
         error = handle_new(t, &used, fd, flags, handle);
     if (error < 0) {
@@ -184,7 +186,7 @@ int tree_write(struct tables *t, uint64_t handle, uint64_t offset, uint32_t flag
     copy = aligned(used.flags, data, size);
     if (copy)
         data = memcpy(copy, data, size);
-    if (flags & KILL_SUIDGID)
+    if (flags & KILL_SUIDGID || t->policy.no_setuid)
         error = begin_killing(t, used.fd, &killing);
     if (!error) {
         if (flags & FROM_CACHE && used.flags & O_APPEND)

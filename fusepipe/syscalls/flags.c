@@ -63,7 +63,10 @@ int tree_ioctl(struct tables *t, uint64_t handle, uint32_t number, unsigned char
         return error;
     if (!size)
         memset(data, 0, command->gives);
-    error = run(t, used.fd, command, data, identity);
+    else
+        error = may(t, used.fd, MAY_CHANGE);
+    if (!error)
+        error = run(t, used.fd, command, data, identity);
     handle_done(t, &used);
     return error ? error : (int)command->gives;
 }

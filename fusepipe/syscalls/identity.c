@@ -34,37 +34,6 @@ void act_as_server(const struct tables *t, const struct acting *acting)
     errno = saved;
 }
 
-/*
- * The calling thread takes the caller's effective ids, groups and, `with_umask`, umask.  With another effective uid than
- * root's every capability is gone until act_as_server (capabilities(7)).  Returns 0 or -errno, then nothing changed.
- */
-int act_as(const struct tables *t, const struct identity *identity, bool with_umask, struct acting *acting)
-{
-    int error;
-
-    *acting = (struct acting){ 0 };
-    /* -1 means "leave as it is" to setresuid: root. */
-    if (identity->uid == UINT32_MAX || identity->gid == UINT32_MAX)
-        return -EINVAL;
-    if (with_umask) {
-        if (!own_umask && unshare(CLONE_FS))
-            return -errno;
-        own_umask = true;
-        acting->old_umask = umask(identity->umask & 0777);
-        acting->umask = true;
-    }
-    if (!t->privileged || (identity->uid == t->own.uid && identity->gid == t->own.gid && !identity->group_count))
-        return 0;
-    acting->groups = !syscall(SYS_setgroups, identity->group_count, identity->groups);
-    acting->gid = acting->groups && !syscall(SYS_setresgid, -1, identity->gid, -1);
-    acting->uid = acting->gid && !syscall(SYS_setresuid, -1, identity->uid, -1);
-    if (acting->uid)
-        return 0;
-    error = -errno;
-    act_as_server(t, acting);
-    return error;
-}
-
 static int capabilities(int call, struct capability_sets *sets)
 {
     struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -80,6 +49,91 @@ static int capabilities(int call, struct capability_sets *sets)
         sets->inheritable[i] = data[i].inheritable;
     }
     return 0;
+}
+
+/* What the guest's root may do within the ids that are mapped, where it is not the host's: all, but to make devices. */
+static int keep_root_s_rights(void)
+{
+    struct capability_sets sets;
+    int error = capabilities(SYS_capget, &sets);
+
+    sets.effective[0] = sets.permitted[0] &
+                        (CAP_TO_MASK(CAP_DAC_OVERRIDE) | CAP_TO_MASK(CAP_FOWNER) | CAP_TO_MASK(CAP_FSETID));
+    return error ? error : capabilities(SYS_capset, &sets);
+}
+
+/* The caller as the host knows him; groups that are not mapped are left out.  `*groups` is to be freed. */
+static int map_identity(const struct tables *t, struct identity *identity, uint32_t **groups)
+{
+    uint32_t count = 0;
+
+    *groups = NULL;
+    if (!t->maps_ids)
+        return 0;
+    identity->uid = id_in(&t->policy.uids, identity->uid);
+    identity->gid = id_in(&t->policy.gids, identity->gid);
+    if (identity->uid == NO_ID || identity->gid == NO_ID)
+        return -EOVERFLOW;
+    *groups = malloc(identity->group_count * sizeof **groups + 1);
+    if (!*groups)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < identity->group_count; i++) {
+        (*groups)[count] = id_in(&t->policy.gids, identity->groups[i]);
+        count += (*groups)[count] != NO_ID;
+    }
+    identity->groups = *groups;
+    identity->group_count = count;
+    return 0;
+}
+
+static int take(const struct tables *t, const struct identity *identity, bool root, struct acting *acting)
+{
+    int error;
+
+    if (!t->privileged || (identity->uid == t->own.uid && identity->gid == t->own.gid && !identity->group_count))
+        return 0;
+    acting->groups = !syscall(SYS_setgroups, identity->group_count, identity->groups);
+    acting->gid = acting->groups && !syscall(SYS_setresgid, -1, identity->gid, -1);
+    acting->uid = acting->gid && !syscall(SYS_setresuid, -1, identity->uid, -1);
+    error = acting->uid ? 0 : -errno;
+    if (!error && root && identity->uid)
+        error = keep_root_s_rights();
+    return error;
+}
+
+/*
+ * The calling thread takes the caller's effective ids, groups and, `with_umask`, umask.  With another effective uid than
+ * root's every capability is gone until act_as_server (capabilities(7)), but for those of a root whose ids are mapped.
+ * Returns 0 or -errno, then nothing changed: -EOVERFLOW for an id that is not mapped.
+ */
+int act_as(const struct tables *t, const struct identity *identity, bool with_umask, struct acting *acting)
+{
+    const bool root = !identity->uid && !t->policy.uids.squash_root;
+    struct identity mapped = *identity;
+    uint32_t *groups;
+    int error;
+
+    *acting = (struct acting){ 0 };
+    /* -1 means "leave as it is" to setresuid: root. */
+    if (identity->uid == NO_ID || identity->gid == NO_ID)
+        return -EINVAL;
+    error = map_identity(t, &mapped, &groups);
+    if (error)
+        return error;
+    if (with_umask) {
+        if (!own_umask && unshare(CLONE_FS)) {
+            free(groups);
+            return -errno;
+        }
+        own_umask = true;
+        acting->old_umask = umask(identity->umask & 0777);
+        acting->umask = true;
+    }
+    error = take(t, &mapped, root, acting);
+    free(groups);
+    if (error)
+        act_as_server(t, acting);
+    return error;
 }
 
 /*

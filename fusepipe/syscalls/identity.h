@@ -4,7 +4,7 @@
 
 #include "operations.h"
 
-struct acting { bool uid, gid, groups, umask; mode_t old_umask; };
+struct acting { bool uid, gid, groups, umask; mode_t old_umask; };   /* what act_as changed */
 int act_as(const struct tables *t, const struct identity *identity, bool with_umask, struct acting *acting);
 void act_as_server(const struct tables *t, const struct acting *acting);
 

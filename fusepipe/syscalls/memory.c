@@ -144,6 +144,7 @@ struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool priv
     t->fd_budget = fd_budget;
     t->privileged = privileged;
     t->read_only = read_only;
+    t->root_is_root = true;
     t->own.uid = geteuid();
     t->own.gid = getegid();
     t->own.group_count = getgroups(0, NULL);
@@ -226,6 +227,7 @@ void tables_close(struct tables *t)
     if (t->header)
         munmap(t->header, t->header->size);
     free(t->own.groups);
+    free(t->extents);
     free(t->buckets);
     close_fd(t->memfd);
     close_fd(t->proc_fd);

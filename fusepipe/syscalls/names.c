@@ -25,11 +25,15 @@ int check_name(const char *name, size_t size)
 
 void put_attributes(const struct tables *t, uint32_t filesystem, const struct stat *st, uint64_t *attr)
 {
+    uint32_t uid, gid;
+
     attr[0] = shown_ino(t, filesystem, st->st_ino);
     attr[1] = st->st_mode;
     attr[2] = st->st_nlink;
-    attr[3] = st->st_uid;
-    attr[4] = st->st_gid;
+    id_out(&t->policy.uids, st->st_uid, &uid);
+    id_out(&t->policy.gids, st->st_gid, &gid);
+    attr[3] = uid;
+    attr[4] = gid;
     attr[5] = st->st_rdev;
     attr[6] = (uint64_t)st->st_size;
     attr[7] = (uint64_t)st->st_blksize;
@@ -133,7 +137,10 @@ int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size
         error = inode_use(t, parent, &directory);
     if (error)
         return error;
-    error = dots ? lookup_dots(t, &directory, size == 2, entry) : enter_name(t, directory.fd, name, entry);
+    if (dots)
+        error = lookup_dots(t, &directory, size == 2, entry);
+    else if (!(error = may(t, directory.fd, MAY_SEARCH)))
+        error = enter_name(t, directory.fd, name, entry);
     inode_done(t, &directory);
     return error;
 }
@@ -147,6 +154,10 @@ int tree_lookup_quick(struct tables *t, uint64_t parent, const char *name, size_
 
     if (check_name(name, size) || !inode_use_quick(t, parent, &directory))
         return -EAGAIN;
+    if (may(t, directory.fd, MAY_SEARCH)) {
+        inode_done(t, &directory);
+        return -EAGAIN;
+    }
     fd = (int)syscall(SYS_openat2, directory.fd, name, &how, sizeof how);
     if (fd >= 0)
         error = enter_fd(t, fd, entry);
@@ -191,7 +202,10 @@ int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name
     error = inode_use(t, parent, &directory);
     if (!error) {
         from = proc_name(used.fd);
-        if (linkat(t->proc_fd, from.text, directory.fd, name, AT_SYMLINK_FOLLOW) || fstat(used.fd, &st))
+        error = may(t, directory.fd, MAY_CHANGE);
+        if (!error)
+            error = may(t, used.fd, MAY_OWN);
+        if (!error && (linkat(t->proc_fd, from.text, directory.fd, name, AT_SYMLINK_FOLLOW) || fstat(used.fd, &st)))
             error = -errno;
         inode_done(t, &directory);
     }
@@ -214,7 +228,10 @@ static int remove_name(struct tables *t, uint64_t parent, const char *name, size
     if (error)
         return error;
     victim = openat(directory.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (victim < 0 || unlinkat(directory.fd, name, flags))
+    if (victim < 0)
+        error = -errno;
+    else if (!(error = may(t, directory.fd, MAY_CHANGE)) && !(error = may(t, victim, MAY_OWN)) &&
+             unlinkat(directory.fd, name, flags))
         error = -errno;
     inode_done(t, &directory);
     if (error)
@@ -232,6 +249,24 @@ int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size
 int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size)
 {
     return remove_name(t, parent, name, size, AT_REMOVEDIR);
+}
+
+/* 0 or -errno: whether the guest may take the name away from what has it, or give it to something else. */
+static int may_lose(struct tables *t, int directory, const char *name)
+{
+    int fd, error;
+
+    if (!t->maps_ids)
+        return 0;
+    error = may(t, directory, MAY_CHANGE);
+    if (error)
+        return error;
+    fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    error = may(t, fd, MAY_OWN);
+    close(fd);
+    return error;
 }
 
 /* With the flags of renameat2(2); a name that is renamed over loses its inode as unlink does. */
@@ -255,7 +290,10 @@ int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size
     if (!error) {
         if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))
             victim = openat(to.fd, new_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-        if (renameat2(from.fd, name, to.fd, new_name, flags))
+        error = may_lose(t, from.fd, name);
+        if (!error)
+            error = may_lose(t, to.fd, new_name);
+        if (!error && renameat2(from.fd, name, to.fd, new_name, flags))
             error = -errno;
         inode_done(t, &to);
     }

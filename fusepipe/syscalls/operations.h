@@ -116,6 +116,17 @@ int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page,
 int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count, const uint64_t *handles,
                  size_t handle_count, uint64_t *wrong);
 
+/* policy.c */
+enum access { MAY_READ, MAY_SEARCH, MAY_CHANGE, MAY_OWN };
+int tables_set_policy(struct tables *t, const struct policy *policy);
+int may(const struct tables *t, int fd, enum access access);
+int may_open(const struct tables *t, int fd, uint32_t flags);
+int may_make(const struct tables *t, uint32_t mode, uint64_t rdev);
+int may_set_xattr(const struct tables *t, const char *name);
+int may_get_xattr(const struct tables *t, const char *name);
+int xattr_in(const struct tables *t, const char *name, const char *value, size_t size, char **copy);
+void xattr_out(const struct tables *t, const char *name, char *value, size_t size);
+
 /* process.c */
 int install_interrupt_handler(int signal_number);
 int effective_capabilities(uint64_t *bits);

@@ -20,7 +20,7 @@ int tree_fallocate(struct tables *t, uint64_t handle, uint32_t mode, uint64_t of
     error = handle_use(t, handle, false, &used);
     if (error)
         return error;
-    if (kill)
+    if (kill || t->policy.no_setuid)
         error = begin_killing(t, used.fd, &killing);
     if (!error && fallocate(used.fd, (int)mode, (off_t)offset, (off_t)length))
         error = -errno;
@@ -34,7 +34,7 @@ static int copy(struct tables *t, int fd, uint64_t offset, int to_fd, uint64_t t
 {
     loff_t from = (loff_t)offset, to = (loff_t)to_offset;
     struct killing killing = { 0 };
-    int error = kill ? begin_killing(t, to_fd, &killing) : 0;
+    int error = kill || t->policy.no_setuid ? begin_killing(t, to_fd, &killing) : 0;
     ssize_t done = 0;
 
     if (!error) {

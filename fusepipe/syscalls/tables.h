@@ -25,6 +25,8 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "policy.h"
+
 #define ROOT_ROW 1u
 #define MAX_GENERATION 0x7ffffffeu   /* a row whose generations are used up is never given again */
 #define FILE_HANDLE_ROOM 40          /* ext4 8, tmpfs 12, xfs 8 to 12, btrfs 20 to 40 bytes; longer ones count as none */
@@ -136,6 +138,9 @@ struct tables {
     int memfd, proc_fd;              /* proc_fd is /proc/self/fd: a link in it stands for the inode itself */
     uint64_t fd_budget;
     bool privileged, read_only;
+    struct policy policy;
+    struct id_extent *extents;       /* of the policy's maps */
+    bool maps_ids, root_is_root;     /* any id is another one's there; the guest's 0 is the host's */
     struct { uid_t uid; gid_t gid; int group_count; gid_t *groups; } own;   /* the server's identity */
 
     pthread_mutex_t inodes_lock;

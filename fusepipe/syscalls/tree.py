@@ -25,6 +25,8 @@ _STATX = Struct("=9QqQqQqQQqQQQ")
 _XATTR_ROOM = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of linux/limits.h
 _TARGET_ROOM = 4097  # PATH_MAX and one more, to see that nothing was cut
 
+_NO_ID = 0xFFFFFFFF
+
 _uninitialised = ffi.new_allocator(should_clear_after_alloc=False)
 
 
@@ -49,6 +51,45 @@ class AttributeChanges(NamedTuple):
     mtime: int = 0
     atime_ns: int = 0
     mtime_ns: int = 0
+
+
+class IdExtent(NamedTuple):
+    """`size` ids from `guest` on stand for those from `host` on."""
+
+    guest: int
+    host: int
+    size: int
+
+
+class IdMap(NamedTuple):
+    """Ids of one kind, between guest and host; without extents each stands for itself."""
+
+    extents: tuple[IdExtent, ...] = ()
+    squash_root: bool = False
+    """The guest's 0 is the host's 65534, and 0 of the host is nobody."""
+    squash_all: int | None = None
+    """Each is this one of the host."""
+
+    def to_host(self, guest: int) -> int | None:
+        """The host's id; None where the guest's is not mapped."""
+        _kept, c_map = _id_map(self)
+        host = int(lib.id_in(c_map, guest))
+        return None if host == _NO_ID else host
+
+    def to_guest(self, host: int) -> int | None:
+        """The guest's id; None where the host's is not mapped, which is shown as 65534."""
+        _kept, c_map = _id_map(self)
+        guest = ffi.new("uint32_t *")
+        return int(guest[0]) if lib.id_out(c_map, host, guest) else None
+
+
+def _id_map(ids: IdMap) -> tuple[Any, Any]:
+    """What must live as long as the struct, and the struct."""
+    extents = ffi.new("struct id_extent[]", list(ids.extents))
+    squash_all = ids.squash_all is not None
+    return extents, ffi.new(
+        "struct id_map *", (extents, len(ids.extents), ids.squash_root, squash_all, ids.squash_all or 0)
+    )
 
 
 class _Room(threading.local):
@@ -89,6 +130,14 @@ class Tree:
         self._tables: Any = tables
         self._room = _Room()
         self.slots: int = lib.slots_count(tables)
+
+    def set_policy(self, *, no_setuid: bool, no_devices: bool, uids: IdMap, gids: IdMap) -> None:
+        """What the guest may not leave, and whose ids stand for whose.  Before any operation.  Raises OSError."""
+        kept_uids, c_uids = _id_map(uids)
+        kept_gids, c_gids = _id_map(gids)
+        policy = ffi.new("struct policy *", (no_setuid, no_devices, c_uids[0], c_gids[0]))
+        check(lib.tables_set_policy(self._tables, policy))
+        del kept_uids, kept_gids  # copied
 
     def close(self) -> None:
         """Closes every descriptor; the memfd keeps what it says.  No call may be running; may be called twice."""

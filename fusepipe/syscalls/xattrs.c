@@ -5,6 +5,7 @@
  */
 #include "operations.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
 
@@ -49,7 +50,19 @@ int tree_getxattr(struct tables *t, uint64_t node, const char *name, size_t size
     struct proc_path path;
     int error = begin(t, node, name, size, &used, &path);
 
-    return error ? error : end(t, &used, getxattr(path.text, name, value, room));
+    if (error)
+        return error;
+    error = may_get_xattr(t, name);
+    if (!error)
+        error = may(t, used.fd, MAY_READ);
+    if (error) {
+        inode_done(t, &used);
+        return error;
+    }
+    error = end(t, &used, getxattr(path.text, name, value, room));
+    if (error > 0 && room)
+        xattr_out(t, name, value, (size_t)error);
+    return error;
 }
 
 /*
@@ -63,8 +76,30 @@ int tree_getxattr_quick(struct tables *t, uint64_t node, const char *name, size_
 
     if (size > XATTR_NAME_LIMIT || memchr(name, 0, size) || !inode_use_quick(t, node, &used))
         return -EAGAIN;
+    if (may_get_xattr(t, name) || may(t, used.fd, MAY_READ)) {
+        inode_done(t, &used);
+        return -EAGAIN;
+    }
     got = end(t, &used, getxattr(proc_path(used.fd).text, name, value, room));
+    if (got > 0 && room)
+        xattr_out(t, name, value, (size_t)got);
     return got >= 0 || got == -ENODATA ? got : -EAGAIN;
+}
+
+/* To change an attribute: as `begin`. */
+static int begin_change(struct tables *t, uint64_t node, const char *name, size_t size, struct used *used,
+                        struct proc_path *path)
+{
+    int error = t->read_only ? -EROFS : begin(t, node, name, size, used, path);
+
+    if (error)
+        return error;
+    error = may_set_xattr(t, name);
+    if (!error)
+        error = may(t, used->fd, MAY_CHANGE);
+    if (error)
+        inode_done(t, used);
+    return error;
 }
 
 int tree_setxattr(struct tables *t, uint64_t node, const char *name, size_t size, const char *value,
@@ -72,9 +107,19 @@ int tree_setxattr(struct tables *t, uint64_t node, const char *name, size_t size
 {
     struct used used;
     struct proc_path path;
-    int error = t->read_only ? -EROFS : begin(t, node, name, size, &used, &path);
+    char *copy;
+    int error = begin_change(t, node, name, size, &used, &path);
 
-    return error ? error : end(t, &used, setxattr(path.text, name, value, value_size, (int)flags));
+    if (error)
+        return error;
+    error = xattr_in(t, name, value, value_size, &copy);
+    if (error) {
+        inode_done(t, &used);
+        return error;
+    }
+    error = end(t, &used, setxattr(path.text, name, copy ? copy : value, value_size, (int)flags));
+    free(copy);
+    return error;
 }
 
 /* NUL-ended names, one after the other. */
@@ -91,7 +136,7 @@ int tree_removexattr(struct tables *t, uint64_t node, const char *name, size_t s
 {
     struct used used;
     struct proc_path path;
-    int error = t->read_only ? -EROFS : begin(t, node, name, size, &used, &path);
+    int error = begin_change(t, node, name, size, &used, &path);
 
     return error ? error : end(t, &used, removexattr(path.text, name));
 }

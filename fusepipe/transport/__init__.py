@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusepipe.transport.listening import Listener, ListenError, OutOfResources, listen
     from fusepipe.transport.peers import Peer, peer_of
     from fusepipe.transport.sending import Buffer, send_limit, send_now
+    from fusepipe.transport.socket_file import SocketFile
     from fusepipe.transport.streams import Stream
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Listener",
     "OutOfResources",
     "Peer",
+    "SocketFile",
     "Stream",
     "UnixAddress",
     "VsockAddress",
@@ -65,6 +67,7 @@ _HOMES = {
     "listening": ("ListenError", "Listener", "OutOfResources", "listen"),
     "peers": ("Peer", "peer_of"),
     "sending": ("Buffer", "send_limit", "send_now"),
+    "socket_file": ("SocketFile",),
     "streams": ("Stream",),
 }
 

@@ -16,6 +16,7 @@ from fusepipe.transport.addresses import (
     VsockAddress,
     VsockListenAddress,
 )
+from fusepipe.transport.socket_file import SocketFile
 from fusepipe.transport.streams import Stream
 
 BACKLOG = 128
@@ -88,16 +89,16 @@ class Listener(trio.abc.Listener[Stream]):
             self._socket.close()
 
 
-async def listen(address: Address) -> Listener:
-    """Listen on `unix:`, `firecracker:`, `vsock:` or `vsock-listen:`.
+async def listen(address: Address, file: SocketFile | None = None) -> Listener:
+    """Listen on `unix:`, `firecracker:`, `vsock:` or `vsock-listen:`; `file` says whose a socket's file is.
 
     A socket file on which nobody listens, left by a server that was killed, is replaced.  Raises ListenError, also
     where somebody does listen.
     """
     if isinstance(address, UnixAddress):
-        return await _listen_unix(address, address.path)
+        return await _listen_unix(address, address.path, file or SocketFile())
     if isinstance(address, FirecrackerAddress):
-        return await _listen_unix(address, address.socket_path)
+        return await _listen_unix(address, address.socket_path, file or SocketFile())
     await trio.lowlevel.checkpoint()
     if isinstance(address, VsockAddress):
         return _listen_vsock(address, address.cid, address.port)
@@ -109,7 +110,7 @@ async def listen(address: Address) -> Listener:
 # ---- Unix ----
 
 
-async def _listen_unix(address: Address, path: str) -> Listener:
+async def _listen_unix(address: Address, path: str, file: SocketFile) -> Listener:
     folder = os.path.dirname(path) or "."
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -119,7 +120,7 @@ async def _listen_unix(address: Address, path: str) -> Listener:
         ) from error
     try:
         await _lock(address, folder, lock)
-        return _take_path(address, path)
+        return _take_path(address, path, file)
     finally:
         os.close(lock)
 
@@ -140,7 +141,7 @@ async def _lock(address: Address, folder: str, lock: int) -> None:
     raise ListenError(address, f"another program holds a lock on the directory {folder}", "choose another directory")
 
 
-def _take_path(address: Address, path: str) -> Listener:
+def _take_path(address: Address, path: str, file: SocketFile) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -151,6 +152,8 @@ def _take_path(address: Address, path: str) -> Listener:
                 raise
             _remove_stale(address, path)
             sock.bind(path)
+        # Before anybody can connect, which `listen` allows.
+        _give_file(address, path, file)
         sock.listen(BACKLOG)  # cannot fail on a bound Unix socket, so no file is left behind
         return Listener(address, sock, path)
     except OSError as error:
@@ -161,6 +164,28 @@ def _take_path(address: Address, path: str) -> Listener:
     except BaseException:
         sock.close()
         raise
+
+
+def _give_file(address: Address, path: str, file: SocketFile) -> None:
+    """Set owner and mode of a socket's file, which is removed where that fails.  Raises ListenError."""
+    if file == SocketFile():
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    link = f"/proc/self/fd/{fd}"  # leads to the file itself, whatever has its name by now
+    try:
+        if file.uid is not None or file.gid is not None:
+            os.chown(link, -1 if file.uid is None else file.uid, -1 if file.gid is None else file.gid)
+        if file.mode is not None:
+            os.chmod(link, file.mode)
+    except OSError as error:
+        os.unlink(path)
+        raise ListenError(
+            address,
+            f"owner and mode of {path} cannot be set: {error.strerror}",
+            "run as root, or leave out --socket-owner",
+        ) from error
+    finally:
+        os.close(fd)
 
 
 def _remove_stale(address: Address, path: str) -> None:

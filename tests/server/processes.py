@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from fusepipe.server import ServerOptions, SessionProcess, Volume, serve, start_session
-from fusepipe.transport import Address
+from fusepipe.transport import Address, SocketFile
 from fusepipe.wire import HelloRequest
 from tests.server.sessions import PATIENCE, Client, offer
 
@@ -63,7 +63,14 @@ def connected(process: SessionProcess, *, first: Client | None = None) -> Client
 class Serving:
     """A listener in a thread of this process."""
 
-    def __init__(self, addresses: Sequence[str], volumes: Sequence[Volume], options: ServerOptions | None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        volumes: Sequence[Volume],
+        options: ServerOptions | None,
+        socket_file: SocketFile | None,
+    ) -> None:
+        self._socket_file = socket_file
         self.ready = threading.Event()
         self.error: BaseException | None = None
         self._addresses = [Address.parse(address) for address in addresses]
@@ -84,7 +91,9 @@ class Serving:
         token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as scope:
             self._cancel = lambda: token.run_sync_soon(scope.cancel)
-            await serve(self._addresses, self._volumes, self._options, ready=self.ready.set)
+            await serve(
+                self._addresses, self._volumes, self._options, socket_file=self._socket_file, ready=self.ready.set
+            )
 
     def stop(self) -> None:
         """What SIGTERM does to a server; returns before it has drained."""
@@ -93,10 +102,14 @@ class Serving:
 
 @contextmanager
 def serving(
-    addresses: Sequence[str], volumes: Sequence[Volume], options: ServerOptions | None = None
+    addresses: Sequence[str],
+    volumes: Sequence[Volume],
+    options: ServerOptions | None = None,
+    *,
+    socket_file: SocketFile | None = None,
 ) -> Iterator[Serving]:
     """A listener that is ready, and is stopped afterwards."""
-    server = Serving(addresses, volumes, options)
+    server = Serving(addresses, volumes, options, socket_file)
     server.thread.start()
     try:
         assert server.ready.wait(PATIENCE)

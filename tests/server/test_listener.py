@@ -33,7 +33,7 @@ def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
     log.apply(before)
 
 
-def volume(path: Path, name: str = "v", **options: bool) -> Volume:
+def volume(path: Path, name: str = "v", **options: Any) -> Volume:
     path.mkdir(exist_ok=True)
     return Volume(name, str(path), **options)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fusepipe import log
-from fusepipe.server import ServerOptions, control
+from fusepipe.server import Policy, ServerOptions, control
 from fusepipe.server.interrupts import Interrupts
 from fusepipe.server.threads import Threads
 from fusepipe.wire import ServerLimits
@@ -129,7 +129,8 @@ def test_signals_go_on_until_the_request_has_ended(monkeypatch: pytest.MonkeyPat
 def test_what_a_launcher_says_arrives_with_its_descriptors(tmp_path: Any) -> None:
     options = ServerOptions(limits=ServerLimits(request_slots=7), fd_budget=99, drain=1.5)
     settings = log.Settings("debug", "json", frozenset({"server", "wire"}))
-    begin = control.Begin(b"i" * 16, "name\udcff", True, options, settings)
+    policy = Policy(True, False, ((0, 100000, 1000), (5000, 5, 1)), ((0, 7, 1),), True)
+    begin = control.Begin(b"i" * 16, "name\udcff", True, policy, options, settings)
     ours, theirs = control.pair()
     with ours, theirs:
         read, write = os.pipe()

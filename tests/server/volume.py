@@ -12,6 +12,7 @@ from typing import Any, Self
 import pytest
 
 from fusepipe.server.handlers import HANDLERS
+from fusepipe.server.policy import Policy
 from fusepipe.server.tables import Tables, create_memfd
 from fusepipe.wire import DirectoryEntry, Entry, Op, read_page
 from fusepipe.wire.messages import ROWS, ReadRequest
@@ -33,6 +34,7 @@ class Volume:
         budget: int = 1000,
         privileged: bool | None = None,
         read_only: bool = False,
+        policy: Policy | None = None,
         memfd: int | None = None,
         inodes: int = 1 << 20,
     ) -> None:
@@ -49,6 +51,7 @@ class Volume:
                     fd_budget=budget,
                     privileged=os.geteuid() == 0 if privileged is None else privileged,
                     read_only=read_only,
+                    policy=policy,
                 )
             )
             self._undo = undo.pop_all()

@@ -6,7 +6,8 @@ from types import TracebackType
 from typing import Self
 
 from ... import syscalls
-from ...syscalls import Tree
+from ...syscalls import IdExtent, IdMap, Tree
+from ..policy import Policy
 from .locks import Locks
 from .slots import SlotStore
 
@@ -22,11 +23,28 @@ def create_memfd(slots: int, *, inodes: int = 1 << 24, handles: int = 1 << 20) -
     return syscalls.create_memfd(slots, inodes, handles)
 
 
+def _apply(tree: Tree, policy: Policy) -> None:
+    uid, gid = policy.squash_all or (None, None)
+    tree.set_policy(
+        no_setuid=policy.no_setuid,
+        no_devices=policy.no_devices,
+        uids=IdMap(tuple(IdExtent(*extent) for extent in policy.map_uid), policy.squash_root, uid),
+        gids=IdMap(tuple(IdExtent(*extent) for extent in policy.map_gid), policy.squash_root, gid),
+    )
+
+
 class Tables:
     """Inodes, handles and slots of one session over one directory.  Safe to use from any thread, but for `close`."""
 
     def __init__(
-        self, memfd: int, root: str | bytes | int, *, fd_budget: int, privileged: bool, read_only: bool = False
+        self,
+        memfd: int,
+        root: str | bytes | int,
+        *,
+        fd_budget: int,
+        privileged: bool,
+        read_only: bool = False,
+        policy: Policy | None = None,
     ) -> None:
         """Maps a memfd of `create_memfd`; one that was used before goes on with its inodes, handles and slots.
 
@@ -50,6 +68,8 @@ class Tables:
         finally:
             if not isinstance(root, int):
                 os.close(root_fd)
+        if policy is not None:
+            _apply(self.tree, policy)
         self.read_only = read_only
         self.slots = SlotStore(self.tree)
         self.locks = Locks(self.tree)
