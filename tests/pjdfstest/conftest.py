@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the cases in N processes at once; for a directory as target, else each makes a mount of its own",
     )
     group.addoption(
+        "--posix-every",
+        metavar="N",
+        type=int,
+        default=1,
+        help="run every Nth case only: a part of everything, where all of it takes too long",
+    )
+    group.addoption(
         "--posix-patience",
         metavar="SECONDS",
         type=float,
@@ -119,11 +127,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Takes out what does not apply: locks that the host sees need --locks shared, deadlocks are found without."""
-    without = [item for item in items if not _has_such_locks(item)]
-    if without:
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if _has_such_locks(item)]
+    """Takes out what does not apply (locks that the host sees need --locks shared, deadlocks are found without), and
+    what --posix-every leaves out."""
+    chosen = [item for item in items if _has_such_locks(item)]
+    if (every := config.getoption("posix_every", 1)) > 1:
+        here = [item for item in chosen if item.path.is_relative_to(_HERE)]
+        wanted = set(here[::every])
+        chosen = [item for item in chosen if item in wanted or not item.path.is_relative_to(_HERE)]
+    if len(chosen) < len(items):
+        kept = set(chosen)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = chosen
 
 
 def _has_such_locks(item: pytest.Item) -> bool:
@@ -150,6 +164,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"POSIX suite on {target}: {total:,} assertions")
 
 
+_HERE = Path(__file__).parent
 _totals: Counter[str] = Counter()
 _serial = itertools.count()
 

@@ -20,8 +20,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    machine = getattr(item, "funcargs", {}).get("guest")
-    if report.failed and isinstance(machine, Machine):
+    machines = {value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Machine)}
+    for machine in machines if report.failed else ():
         console = "\n".join(machine.console().splitlines()[-LINES:])
         report.sections.append((f"serial log of the guest ({machine.kernel})", console))
         report.sections.append(("programs of the host that make it", machine.logs()))
@@ -42,15 +42,16 @@ def disk(prepared: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=["trixie"])
 def guest(request: pytest.FixtureRequest, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A guest that runs, with one of the kernels."""
-    with Machine(request.param, tmp_path_factory.mktemp("vm"), disk) as machine:
+    """A guest that runs, with one of the kernels, and virtiofs beside vsock."""
+    shared = tmp_path_factory.mktemp("shared")
+    with Machine(request.param, tmp_path_factory.mktemp("vm"), disk, virtiofs=shared) as machine:
         yield machine
 
 
 @pytest.fixture
-def volume(open_path: Path) -> Path:
-    """The directory of the host that is served."""
-    folder = open_path / "volume"
+def volume(tmp_path: Path) -> Path:
+    """The directory of the host that is served, where no other user of the host can come: the server warns else."""
+    folder = tmp_path / "volume"
     folder.mkdir()
     return folder
 
@@ -61,4 +62,4 @@ def unmounted(guest: Machine) -> Iterator[Callable[[str], None]]:
     points: list[str] = []
     yield points.append
     for point in reversed(points):
-        guest.begin(f"! mountpoint -q {point} || umount -l {point}").result(timeout=200)
+        guest.begin(f"! mountpoint -q {point} || umount -l {point}").result(timeout=400)

@@ -89,7 +89,9 @@ def write(modules_folder: Path, rootfs: Path, busybox: Path, init: Path, out: Pa
                 (tree / name).write_bytes((modules_folder / name).read_bytes())
         run(["chroot", str(rootfs), "depmod", "-b", f"/tmp/{Path(folder).name}", modules_folder.name])
         files |= {path.relative_to(folder): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
-    out.write_bytes(b"".join(_archive(files)))
+    written = out.with_name(f"{out.name}.tmp")
+    written.write_bytes(b"".join(_archive(files)))
+    written.rename(out)  # a guest of another work tree may be reading the old one
 
 
 def _archive(files: dict[Path, bytes]) -> Iterable[bytes]:

@@ -9,12 +9,12 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.vm.debian import run
 from tests.vm.places import cache
 from tests.vm.preparing import accelerator
 
@@ -22,8 +22,14 @@ BOOT_SECONDS = 240.0
 """Until the agent answers; 5 seconds on an idle machine under emulation, 40 with systemd."""
 BOOTS = 3
 """Once in some hundred boots under multi-threaded emulation a kernel stumbles over code that it patches meanwhile."""
+SOCKET_SECONDS = 120.0
+"""Until a program of the host listens on its socket."""
 STOP_SECONDS = 20.0
 GUEST_CID = 3
+STARTED = "vm: init"
+"""On the console when the root disk is there and PID 1 is about to run."""
+SYSTEMD = "/lib/systemd/systemd"
+"""An init that guests have."""
 
 
 class GuestError(AssertionError):
@@ -62,18 +68,24 @@ class Machine:
         processors: int = 2,
         memory: int = 1024,
         virtiofs: Path | None = None,
-        systemd: bool = False,
+        init: str | None = None,
+        agent: bool = True,
     ) -> None:
-        """`memory` is in MiB; `virtiofs` is a directory that virtiofsd gives to the guest under the tag `host`."""
+        """`memory` is in MiB; `virtiofs` is a directory that virtiofsd gives to the guest under the tag `host`.
+
+        `init` is the guest's PID 1, None a script that runs the agent alone.  Without `agent` nothing in the guest runs
+        commands: `with` returns as soon as the machine runs, and `wait` waits until it has powered itself off.
+        """
         self.kernel = kernel
         self.vsock = folder / "v.sock"
         """The socket of the vsock device as Firecracker has it: guests' connections arrive at `PATH_PORT`."""
         self._folder = folder
         self._payload = payload
-        self._processors = processors
+        self.processors = processors
         self._memory = memory
-        self._virtiofs = virtiofs
-        self._systemd = systemd
+        self.virtiofs = virtiofs
+        self._init = init
+        self._with_agent = agent
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._agent: socket.socket | None = None
         self._reader: threading.Thread | None = None
@@ -84,14 +96,14 @@ class Machine:
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 
-    def run(self, *command: str, seconds: float = 120.0) -> str:
+    def run(self, *command: str, seconds: float = 300.0) -> str:
         """Run a command to its end (one word is a line for the shell) and return what it printed.
 
         Raises GuestError where it fails or takes longer.  Thread-safe.
         """
         return self.begin(*command, seconds=seconds).result(timeout=seconds + 60).checked()
 
-    def begin(self, *command: str, seconds: float = 120.0) -> Future[Outcome]:
+    def begin(self, *command: str, seconds: float = 300.0) -> Future[Outcome]:
         """Start a command; after `seconds` of the guest's time it is killed.  Thread-safe."""
         words = [*command] if len(command) > 1 else ["bash", "-c", f". /host/environment; {command[0]}"]
         assert self._agent is not None
@@ -148,6 +160,13 @@ class Machine:
         """Let it go on."""
         self._tell("cont")
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the guest has powered itself off.  Raises GuestError where it has not after `seconds`."""
+        try:
+            self._processes["qemu"].wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"the guest still runs after {seconds:g} s:\n{self.console()[-4000:]}") from None
+
     def _tell(self, command: str) -> None:
         """One command of QEMU's machine protocol (QMP)."""
         with socket.socket(socket.AF_UNIX) as monitor:
@@ -183,8 +202,8 @@ class Machine:
         if self._agent is not None:
             with contextlib.suppress(OSError):
                 self._agent.sendall(b'{"command": []}\n')  # power off
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._processes["qemu"].wait(STOP_SECONDS)
+            with contextlib.suppress(GuestError):
+                self.wait(STOP_SECONDS)
         self._end()
 
     def _boot(self) -> None:
@@ -193,14 +212,17 @@ class Machine:
         device = ["--guest-cid", str(GUEST_CID), "--socket", str(vhost), "--uds-path", str(self.vsock)]
         self._start("vhost-device-vsock", [str(place / "bin/vhost-device-vsock"), *device])
         self._wait_for(vhost, "vhost-device-vsock")
-        if self._virtiofs is not None:
+        if self.virtiofs is not None:
             shared = self._folder / "fs.vhost"
-            options = ["--socket-path", str(shared), "--shared-dir", str(self._virtiofs), "--sandbox", "none"]
+            options = ["--socket-path", str(shared), "--shared-dir", str(self.virtiofs), "--sandbox", "none"]
             self._start("virtiofsd", [str(place / "bin/virtiofsd"), *options, "--cache", "auto"])
             self._wait_for(shared, "virtiofsd")
         self._start("qemu", self._command())
         port = self._folder / "agent"
         self._wait_for(port, "qemu")
+        if not self._with_agent:
+            self._wait_for_init()
+            return
         self._agent = socket.socket(socket.AF_UNIX)
         self._agent.connect(str(port))
         up: Future[Outcome] = Future()
@@ -218,13 +240,16 @@ class Machine:
         how = ["-accel", "kvm", "-cpu", "host"] if fast == "kvm" else ["-accel", "tcg,thread=multi", "-cpu", "max"]
         words = ["console=ttyS0", "quiet", "panic=-1", "mitigations=off", "random.trust_cpu=on", "nokaslr"]
         if fast == "tcg":
-            words += ["tsc=reliable", "no_timer_check"]
-        if self._systemd:
-            words += ["vm.init=/lib/systemd/systemd", "systemd.show_status=0"]
+            counter = run([str(place / "bin" / "tsc")], seconds=30).strip()  # see tsc.c
+            words += ["tsc=reliable", f"tsc_early_khz={counter}", "no_timer_check"]
+        if self._init is not None:
+            words.append(f"vm.init={self._init}")
+        if self._init == SYSTEMD:
+            words.append("systemd.show_status=0")
         kernel = place / "kernels" / self.kernel
         memory = f"memory-backend-memfd,id=mem,size={self._memory}M,share=on"
         disks = {"root": (place / "rootfs.ext4", "snapshot=on,"), "payload": (self._payload, "snapshot=on,")}
-        command = ["qemu-system-x86_64", *how, "-smp", str(self._processors), "-m", str(self._memory)]
+        command = ["qemu-system-x86_64", *how, "-smp", str(self.processors), "-m", str(self._memory)]
         command += ["-object", memory, "-machine", "q35,memory-backend=mem,vmport=off,smm=off,usb=off"]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-rtc", "base=utc"]
         command += ["-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd"), "-append", " ".join(words)]
@@ -237,7 +262,7 @@ class Machine:
         command += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent"]
         command += ["-chardev", f"socket,id=vsock,path={self._folder / 'vsock.vhost'}"]
         command += ["-device", "vhost-user-vsock-pci,chardev=vsock"]
-        if self._virtiofs is not None:
+        if self.virtiofs is not None:
             command += ["-chardev", f"socket,id=fs,path={self._folder / 'fs.vhost'}"]
             command += ["-device", "vhost-user-fs-pci,chardev=fs,tag=host,queue-size=1024"]
         return command
@@ -254,12 +279,20 @@ class Machine:
             )
 
     def _wait_for(self, path: Path, name: str) -> None:
-        """Wait until a program has made its socket."""
-        end = time.monotonic() + 30
-        while not path.is_socket():
+        """Wait until a program listens on its socket."""
+        end = time.monotonic() + SOCKET_SECONDS
+        while not _listens(path):
             if self._processes[name].poll() is not None or time.monotonic() > end:
                 raise GuestError(f"{name} does not listen on {path}:\n{self.logs()}")
             time.sleep(0.02)
+
+    def _wait_for_init(self) -> None:
+        """Wait until the guest's own PID 1 is started; what it does is no concern of the machine."""
+        end = time.monotonic() + BOOT_SECONDS
+        while STARTED not in self.console():
+            if self._processes["qemu"].poll() is not None or time.monotonic() > end:
+                raise GuestError(f"the guest does not start its init:\n{self.console()[-4000:]}")
+            time.sleep(0.1)
 
     def _end(self) -> None:
         """End every program and remove what they leave."""
@@ -279,10 +312,13 @@ class Machine:
             (self._folder / name).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def timed() -> Iterator[list[float]]:
-    """The seconds that a block took, in a list that is filled at its end."""
-    taken: list[float] = []
-    begin = time.monotonic()
-    yield taken
-    taken.append(time.monotonic() - begin)
+def _listens(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket; asking it by a connection would use up the one that some accept.
+
+    /proc/net/unix (unix(7)) has its flags in the fourth column, among them __SO_ACCEPTCON (include/linux/net.h).
+    """
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[-1] == str(path) and int(fields[3], 16) & 0x10000:
+            return True
+    return False

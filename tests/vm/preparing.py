@@ -36,6 +36,10 @@ SOURCES = ("pyfuse3", "sdnotify")
 """Packages that have no wheels: these are built."""
 GUEST_PYTHON = "3.11"
 """The Python of `SUITE`."""
+KEPT = 8
+"""Of fusepipe's older tars; other work trees may be using them."""
+SPACE = 256 << 20
+"""Bytes that stay free on a guest's second disk."""
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64")
 
 
@@ -54,6 +58,8 @@ def prepare(kernels: Iterable[str] = KERNELS) -> None:
         _once("vhost-device-vsock", "sid", _vsock)
         _once("virtiofsd", "sid with its libraries", _virtiofsd)
         _once("busybox", SUITE, _busybox)
+        _once("openrc", SUITE, _openrc)
+        _once("tsc", (HERE / "tsc.c").read_text(), _tsc)
         made_from = " ".join((SUITE, *PACKAGES))
         _once("rootfs", made_from, _rootfs)
         wheels = " ".join((*TEST_WHEELS, *BUILD_WHEELS, *RUN_WHEELS, made_from))
@@ -104,6 +110,27 @@ def _busybox() -> None:
     place = cache()
     Suite(SUITE, place).unpack("busybox-static", place / "x" / "busybox")
     shutil.copy2(next((place / "x/busybox").rglob("bin/busybox")), place / "bin")
+
+
+def _tsc() -> None:
+    run(["gcc", "-O2", "-o", str(cache() / "bin" / "tsc"), str(HERE / "tsc.c")])
+
+
+def openrc() -> Path:
+    """A tree with OpenRC, for `payload`; Debian's packages, which cannot be installed beside systemd."""
+    return cache() / "x" / "openrc"
+
+
+def _openrc() -> None:
+    """Unpacked, and everything where a merged /usr has it."""
+    tree = openrc()
+    shutil.rmtree(tree, ignore_errors=True)
+    debian = Suite(SUITE, cache())
+    for package in ("openrc", "librc1", "libeinfo1"):
+        debian.unpack(package, tree)
+    for name in ("bin", "lib", "sbin"):
+        shutil.copytree(tree / name, tree / "usr" / name, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(tree / name)
 
 
 # ---- the root filesystem --------------------------------------------------------------------------------------------
@@ -235,16 +262,19 @@ def guest_tar() -> Path:
             inside = f"/tmp/{Path(folder).name}"
             in_guest_tree(f"{inside}/source/scripts/guest-tar {inside}/out.tar.gz", PYTHON="/opt/venv/bin/python")
             made.parent.mkdir(exist_ok=True)
-            for old in made.parent.iterdir():
+            for old in sorted(made.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
                 old.unlink()
             shutil.copyfile(Path(folder) / "out.tar.gz", made)
         return made
 
 
-def payload(folder: Path, overlay: dict[str, str], space: int = 256 << 20) -> Path:
+def payload(
+    folder: Path, overlay: dict[str, str], *, trees: Iterable[Path] = (), links: dict[str, str] | None = None
+) -> Path:
     """The guest's second disk: fusepipe, the repository's tests, the agent, and files that are laid over its root.
 
-    `overlay` maps paths of the guest to their text; `space` bytes stay free.
+    `overlay` maps paths of the guest to their text, which can be executed where it begins with `#!`; `links` maps paths
+    to what symbolic links there say; `trees` are directories whose content is laid over the guest's root as well.
     """
     tree = folder / "payload"
     tree.mkdir()
@@ -263,14 +293,22 @@ def payload(folder: Path, overlay: dict[str, str], space: int = 256 << 20) -> Pa
     for name in ("tests", "bench", "protocol"):
         shutil.copytree(REPOSITORY / name, tree / name, ignore=ignored)
     shutil.copy2(REPOSITORY / "pyproject.toml", tree)
-    run(["gcc", "-O2", "-static", "-pthread", "-o", str(tree / "parbench"), str(REPOSITORY / "bench/parbench.c")])
+    for source in (REPOSITORY / "bench/parbench.c", HERE / "guest/transfers.c"):
+        run(["gcc", "-O2", "-static", "-pthread", "-o", str(tree / source.stem), str(source)])
+    for other in trees:
+        shutil.copytree(other, tree / "overlay", symlinks=True, dirs_exist_ok=True)
     for path, text in overlay.items():
         target = tree / "overlay" / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+        target.chmod(0o755 if text.startswith("#!") else 0o644)
+    for path, text in (links or {}).items():
+        target = tree / "overlay" / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(text)
     used = int(run(["du", "-s", "--block-size=1", "--apparent-size", str(tree)]).split()[0])
     image = folder / "payload.ext4"
-    _make_filesystem(image, tree, used * 3 // 2 + space)
+    _make_filesystem(image, tree, used * 3 // 2 + SPACE)
     shutil.rmtree(tree)
     return image
 

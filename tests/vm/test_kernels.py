@@ -14,7 +14,7 @@ from tests.support.program import Programs
 from tests.vm.machine import Machine
 from tests.vm.places import KERNELS
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 SIZES = (0, 1, 4096, 65_536, (3 << 20) + 5)
 
@@ -36,7 +36,7 @@ def test_a_directory_of_the_host(
     assert socket.is_socket()
 
     unmounted("/data")
-    said = guest.run("fusepipe mount vsock:2:5000/data /data --daemon", seconds=200)
+    said = guest.run("fusepipe mount vsock:2:5000/data /data --daemon", seconds=300)
     assert "vsock:2:5000/data is mounted at /data" in said
     assert "vsock:2:5000/data /data fuse.fusepipe rw" in guest.run("grep /data /proc/mounts")
     seen = json.loads(guest.run("python3 /host/tests/vm/guest/exchange.py /data", seconds=400))
@@ -55,7 +55,7 @@ def test_a_directory_of_the_host(
     assert not (there / "0").exists() and not (there / "gone").exists()
 
     assert len(world.processes()) >= 2
-    guest.run("fusepipe umount /data", seconds=100)
-    assert world.wait_until(lambda: "a session ended" in server.stderr, 30)
+    guest.run("fusepipe umount /data", seconds=300)
+    assert world.wait_until(lambda: "a session ended" in server.stderr, 200)
     assert server.stop() == 0
     assert not socket.exists()

@@ -11,67 +11,69 @@ from tests.support import world
 from tests.support.program import Programs
 from tests.vm.machine import Machine
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
-MOUNT = "fusepipe mount vsock:2:5000/{} {} --daemon --connect-timeout 20 2>&1"
+MOUNT = "fusepipe mount vsock:2:5000/{} {} --daemon --connect-timeout 60 2>&1"
 
 
 def test_several_volumes_on_one_port(
-    guest: Machine, program: Programs, open_path: Path, unmounted: Callable[[str], None]
+    guest: Machine, program: Programs, tmp_path: Path, unmounted: Callable[[str], None]
 ) -> None:
     """Each has a session of its own; what the host serves read-only is so whatever the guest mounts."""
     for name in ("data", "docs"):
-        (open_path / name).mkdir()
-        (open_path / name / "name").write_text(name)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
     server = program(
         *("serve", "--listen", f"firecracker:{guest.vsock}:5000"),
-        *("--volume", f"data={open_path / 'data'}", "--volume", f"docs={open_path / 'docs'}:ro"),
+        *("--volume", f"data={tmp_path / 'data'}", "--volume", f"docs={tmp_path / 'docs'}:ro"),
     )
     server.ready()
     for name in ("data", "docs"):
         unmounted(f"/mnt/{name}")
-        guest.run(f"mkdir -p /mnt/{name} && {MOUNT.format(name, f'/mnt/{name}')}", seconds=200)
+        guest.run(f"mkdir -p /mnt/{name} && {MOUNT.format(name, f'/mnt/{name}')}", seconds=300)
     assert guest.run("cat /mnt/data/name /mnt/docs/name") == "datadocs"
     guest.run("echo new >/mnt/data/name")
-    refused = guest.begin("echo new >/mnt/docs/name").result(timeout=200)
+    refused = guest.begin("echo new >/mnt/docs/name").result(timeout=400)
     assert refused.status == 1 and "Read-only file system" in refused.output
-    assert (open_path / "data/name").read_text() == "new\n"
-    assert (open_path / "docs/name").read_text() == "docs"
+    assert (tmp_path / "data/name").read_text() == "new\n"
+    assert (tmp_path / "docs/name").read_text() == "docs"
     for name in ("data", "docs"):
-        guest.run(f"fusepipe umount /mnt/{name}", seconds=100)
+        guest.run(f"fusepipe umount /mnt/{name}", seconds=300)
 
     server.expect_log("a client was refused")
-    missing = guest.begin(MOUNT.format("other", "/mnt/data")).result(timeout=200)
+    missing = guest.begin(MOUNT.format("other", "/mnt/data")).result(timeout=400)
     assert missing.status == 4 and "the server has no volume 'other'" in missing.output
     assert server.stop() == 0
 
 
 def test_nobody_listens(guest: Machine) -> None:
     """One line that says so, after the time that was asked for."""
-    outcome = guest.begin("fusepipe mount vsock:2:5999/data /data --connect-timeout 3 2>&1").result(timeout=200)
+    outcome = guest.begin("fusepipe mount vsock:2:5999/data /data --connect-timeout 8 2>&1").result(timeout=400)
     assert outcome.status == 5
     assert outcome.output.count("\n") == 1
     assert "nobody listens on port 5999 of CID 2" in outcome.output
 
 
 def test_a_server_that_dies(guest: Machine, program: Programs, volume: Path, unmounted: Callable[[str], None]) -> None:
-    """Calls fail with EIO at once or ENOTCONN, never hang, and the volume can be mounted again in the same place."""
+    """Calls fail with EIO, ESTALE or ENOTCONN, never hang, and the volume can be mounted again in the same place."""
     (volume / "file").write_text("before")
     server = program("serve", "--listen", f"firecracker:{guest.vsock}:5000", "--volume", f"data={volume}")
     server.ready()
     unmounted("/data")
-    guest.run(MOUNT.format("data", "/data"), seconds=200)
+    guest.run(MOUNT.format("data", "/data"), seconds=300)
     assert guest.run("cat /data/file") == "before"
     sessions = [process.pid for process in world.processes() if "server.session_process" in process.command]
     assert sessions
     for session in sessions:  # a guest that was slow to shake hands dials again, before its first session has ended
         os.kill(session, signal.SIGKILL)
     server.expect_log("a session process died")
-    outcome = guest.begin("sleep 2; cat /data/file 2>&1").result(timeout=200)
+    server.expect_log("the server does not know this session")  # which its mount would go on with
+    outcome = guest.begin("sleep 2; cat /data/file 2>&1").result(timeout=400)
     assert outcome.status == 1
-    assert "Input/output error" in outcome.output or "Transport endpoint is not connected" in outcome.output
+    errors = ("Input/output error", "Stale file handle", "Transport endpoint is not connected")
+    assert any(error in outcome.output for error in errors), outcome.output
     (volume / "file").write_text("after")
-    guest.run(MOUNT.format("data", "/data"), seconds=200)
+    guest.run(MOUNT.format("data", "/data"), seconds=300)
     assert guest.run("cat /data/file") == "after"
-    guest.run("fusepipe umount /data", seconds=100)
+    guest.run("fusepipe umount /data", seconds=300)
     assert server.stop() == 0

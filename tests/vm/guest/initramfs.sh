@@ -28,4 +28,5 @@ for word in $cmdline; do
 	esac
 done
 for d in dev proc sys; do $b mount --move /$d /new/$d; done
+echo "vm: init"
 exec $b switch_root /new $init
