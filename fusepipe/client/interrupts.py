@@ -32,6 +32,9 @@ class Waiting(Protocol):
     def abandon(self) -> bool:
         """Ends it with EINTR; False where that may not be now."""
 
+    def again(self) -> None:
+        """Asks the server once more to end it: it may not have been asked, or the connection may be another one."""
+
 
 class _WaitingCall:
     """A call of the link's."""
@@ -46,6 +49,9 @@ class _WaitingCall:
 
     def abandon(self) -> bool:
         return self._link.abandon(self._call)
+
+    def again(self) -> None:
+        pass  # the link does that by itself
 
 
 class Elsewhere(Protocol):
@@ -104,4 +110,5 @@ class Interrupts:
             if not waiting.waits() or (is_dying(waiting.pid) and waiting.abandon()):
                 del self._due[waiting]
             else:
+                waiting.again()
                 self._due[waiting] = now + ABANDON_AFTER

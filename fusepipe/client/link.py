@@ -5,6 +5,7 @@ When the connection is lost, requests wait: those that have a slot are sent agai
 """
 
 import errno
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -114,6 +115,10 @@ class Link:
         """How often something was freed on the host, so that a request might now find space."""
         self.tell_busy: Callable[[], None] = lambda: None
         """Asks others who send requests to set `busy` with the next one."""
+        self.heard_by_others: Callable[[], float] = lambda: math.inf
+        """When bytes came last on that one of their connections that has been silent longest, by trio's clock."""
+        self.ping_others: Callable[[], None] = lambda: None
+        """Asks for a sign of life on their connections."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the connection is lost: others who send requests are to stop."""
         self.on_over: Callable[[int], None] = lambda _error: None
@@ -138,8 +143,8 @@ class Link:
 
     @property
     def heard(self) -> float:
-        """When bytes came last, by trio's clock."""
-        return self._line.heard if self._line is not None else 0.0
+        """When bytes came last on that connection that has been silent longest, by trio's clock."""
+        return min(self._line.heard, self.heard_by_others()) if self._line is not None else 0.0
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -219,9 +224,10 @@ class Link:
         return True
 
     def ping(self) -> None:
-        """Asks the server for a sign of life, if there is a connection."""
+        """Asks the server for a sign of life on every connection, if there is one."""
         if self._line is not None:
             self._line.send(self._line.connection.ping())
+            self.ping_others()
 
     def bye(self) -> None:
         """Ends the session, if there is a connection; `over` is set when the server has answered."""

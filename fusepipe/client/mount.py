@@ -86,7 +86,7 @@ async def run_mount(
     link = await _first_link(connect, offer, attempts=HELLO_ATTEMPTS if patience else 1)
     try:
         channels = await further_connections(link.session, connect, threads)
-        resuming = Resuming(link, connect, 0.0 if channels else patience)
+        resuming = Resuming(link, connect, patience)
         return await Mount(link, resuming, place, options, channels).run(ready)
     finally:
         link.lose("the mount has ended")
@@ -213,6 +213,7 @@ class Mount:
         except NativeUnavailableError as error:
             logger.warning("native threads cannot serve the mount, Python does it alone", reason=str(error))
             return
+        self._resuming.native = self._native
         self._interrupts.elsewhere = self._native
         self._operations.beside(self._native)
 

@@ -4,6 +4,7 @@ Python connects, shakes hands and decides; the rest is in device/native_device.h
 Python alone, with the same answers.
 """
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 
@@ -56,7 +57,8 @@ def close(channels: list[Channel]) -> None:
 class _WaitingNative:
     """An interrupted request that native code has sent."""
 
-    def __init__(self, native: Native, target: Target) -> None:
+    def __init__(self, link: Link, native: Native, target: Target) -> None:
+        self._link = link
         self._native = native
         self._target = target
         self.pid = target.pid
@@ -65,7 +67,12 @@ class _WaitingNative:
         return self._native.waits(self._target)
 
     def abandon(self) -> bool:
-        return self._native.abandon(self._target)
+        slots = self._link.agreed.request_slots
+        return self._native.abandon(self._target, slots // 2 if self._link.connected.is_set() else slots)
+
+    def again(self) -> None:
+        if self._link.connected.is_set():
+            self._native.interrupt(self._target)
 
 
 class NativePath:
@@ -99,8 +106,14 @@ class NativePath:
             self._native.close()
             raise
         link.share_slots(lambda layout, others: SharedStore(self._native, layout, others))
+        link.on_lost = self._native.shut
         link.on_over = self._native.fail
         link.tell_busy = self._native.tell_busy
+        link.heard_by_others = self._heard
+        link.ping_others = self._native.ping
+        self._sounds = [(0, trio.current_time())] * self._native.connections
+        """For each connection, the number that changes with what comes there, and when it was seen to have changed."""
+        self._parked = trio.Event()
 
     @property
     def flush_matters(self) -> bool:
@@ -109,12 +122,42 @@ class NativePath:
 
     def interrupt(self, target: int) -> Waiting | bool:
         """Asks the server to end the request with this `unique`, as interrupts.Elsewhere says."""
-        found = self._native.find(target)
+        connected = self._link.connected.is_set()
+        found = self._native.find(target, down=not connected)
         if isinstance(found, bool):
             return found
-        if not self._native.interrupt(found):
+        if connected and not self._native.interrupt(found):
             return False
-        return _WaitingNative(self._native, found)
+        return _WaitingNative(self._link, self._native, found)
+
+    def _heard(self) -> float:
+        """When bytes came last on that connection that has been silent longest, as far as was looked."""
+        now = trio.current_time()
+        for number, (sound, _) in enumerate(self._sounds):
+            if (newer := self._native.heard(number)) != sound:
+                self._sounds[number] = (newer, now)
+        return min((when for _, when in self._sounds), default=math.inf)
+
+    # ---- after a loss -----------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return self._native.connections
+
+    async def at_rest(self) -> None:
+        """Waits until nothing is sent or received any more on connections that were lost."""
+        while not self._native.parked:
+            self._parked = trio.Event()
+            if not self._native.parked:
+                await self._parked.wait()
+
+    def resume(self, channels: list[Channel]) -> None:
+        """Goes on over other connections, as many as there were; takes them over."""
+        self._sounds = [(self._native.heard(number), trio.current_time()) for number in range(len(channels))]
+        self._native.resume(channels)
+
+    # ---- the threads ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Does what the threads ask for, until it is cancelled."""
@@ -126,6 +169,8 @@ class NativePath:
                     self._cleanup.collected()
                 if events & NativeEvent.BUSY:
                     self._link.busy.set()
+                if events & NativeEvent.PARKED:
+                    self._parked.set()
                 if events & NativeEvent.SLOT:
                     self._link.start_parked()
                 if events & NativeEvent.LOST and not self._stopped:

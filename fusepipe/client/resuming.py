@@ -9,10 +9,13 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from fusepipe import log
-from fusepipe.client.errors import MountError, StaleError
+from fusepipe.client.errors import LinkLostError, MountError, StaleError
 from fusepipe.client.handshake import resume
 from fusepipe.client.link import Link
+from fusepipe.client.native_path import NativePath, close, further_connections
+from fusepipe.device.native import Channel
 from fusepipe.transport import ConnectError, Stream
+from fusepipe.wire import ClientConnection
 
 logger = log.get_logger("client")
 
@@ -31,6 +34,8 @@ class Resuming:
     def __init__(self, link: Link, connect: Callable[[], Awaitable[Stream]], patience: float) -> None:
         """`connect` makes one attempt, or several.  `patience` is for how many seconds requests wait for a connection
         after a loss: math.inf for as long as it takes, 0 not at all."""
+        self.native: NativePath | None = None
+        """Has connections of its own, where there are native threads."""
         self._link = link
         self._connect = connect
         self._patience = patience
@@ -84,15 +89,37 @@ class Resuming:
 
     async def _resume_once(self) -> int:
         link = self._link
-        stream = None
-        with trio.move_on_after(ATTEMPT_SECONDS):
-            stream = await self._connect()
-        if stream is None:
-            raise TimeoutError("the address does not answer")
+        if self.native is not None:
+            await self.native.at_rest()
+        stream = await self._dial()
         try:
             connection, resend = await resume(link.session, stream)
+            channels = await self._further_channels(connection)
         except BaseException:
             stream.close()
             raise
         link.resumed(stream, connection, resend)
+        if self.native is not None:
+            self.native.resume(channels)
         return len(resend)
+
+    async def _further_channels(self, connection: ClientConnection) -> list[Channel]:
+        """As many connections as native threads had.  Raises MountError, and what dialling raises."""
+        if self.native is None:
+            return []
+        wanted = self.native.connections
+        try:
+            channels = await further_connections(self._link.session, self._dial, wanted)
+        except BaseException:
+            connection.lost()
+            raise
+        if len(channels) < wanted or not connection.established:
+            close(channels)
+            connection.lost()
+            raise LinkLostError("a connection broke while others were made", "try again")
+        return channels
+
+    async def _dial(self) -> Stream:
+        with trio.move_on_after(ATTEMPT_SECONDS):
+            return await self._connect()
+        raise TimeoutError("the address does not answer")

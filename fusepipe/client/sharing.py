@@ -51,6 +51,14 @@ class SharedStore:
     def seq(self, slot: int) -> int:
         return self._native.seq(slot) if slot in self._requests else self._others.seq(slot)
 
+    def last_sent(self, slot: int) -> int:
+        if slot not in self._requests:
+            return self._others.last_sent(slot)
+        ticket = self._tickets[slot]
+        if ticket is None:
+            return self._native.last_sent(slot)
+        return ticket.seq if ticket.sent else ticket.seq - 1
+
     def ticket(self, slot: int) -> Ticket | None:
         return self._tickets[slot] if slot in self._requests else self._others.ticket(slot)
 
@@ -72,7 +80,7 @@ class SharedStore:
             self._others.clear(slot)
 
     def abandon(self, most: int) -> bool:
-        return self._native.abandon_one()
+        return self._native.abandon_one(most)
 
     def abandoned_came(self) -> None:
         self._native.abandoned_came()

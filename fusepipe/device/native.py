@@ -47,6 +47,8 @@ class NativeEvent(IntFlag):
     """Requests failed for want of space, and wait for `again`."""
     BUSY = 16
     """Something is in flight, as `tell_busy` asked."""
+    PARKED = 32
+    """All connections are at rest, after one of them was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +185,50 @@ class Native:
         """Whether native code has opened a file whose FLUSH may fail."""
         return bool(self._lib.native_flush_matters)
 
+    # ---- connections ------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return int(self._lib.connections_count())
+
+    def heard(self, connection: int) -> int:
+        """A number that changes whenever bytes come on a connection."""
+        return int(self._lib.connection_heard(connection))
+
+    def ping(self) -> None:
+        """Asks for a sign of life on every connection on which nobody waits to send."""
+        for connection in range(self.connections):
+            self._lib.connection_ping(connection)
+
+    def shut(self) -> None:
+        """A connection of the session is lost: nothing is sent or received any more, and requests wait."""
+        self._lib.connections_shut()
+
+    @property
+    def parked(self) -> bool:
+        """Whether all connections are at rest after that."""
+        return bool(self._lib.connections_parked())
+
+    def resume(self, channels: list[Channel]) -> None:
+        """Goes on over other connections, as many as there were; sends again what waits for its reply."""
+        self._lib.native_lost_reset()
+        for number, channel in enumerate(channels):
+            channel.socket.setblocking(True)
+            self._lib.connection_replace(
+                number, channel.socket.detach(), channel.sent, channel.received, channel.checksums
+            )
+        self._lib.native_resume()
+
     # ---- requests of native code ------------------------------------------------------------------------------------
 
-    def find(self, unique: int) -> Target | bool:
-        """The request with this `unique` that waits for its reply.
+    def find(self, unique: int, *, down: bool = False) -> Target | bool:
+        """The request with this `unique` that waits for its reply; `down`: while there is no connection.
 
         True where it was parked and has been answered EINTR, False where native code has none.
         """
         target = self._ffi.new("struct native_target *")
-        found = self._lib.slots_find(unique, target)
+        found = self._lib.slots_find(unique, target, down)
         if found == self._lib.FOUND_WAITING:
             return Target(target.slot, target.seq, target.clone, target.pid)
         return bool(found == self._lib.FOUND_PARKED)
@@ -206,12 +243,12 @@ class Native:
         """Whether the request still waits for its reply."""
         return bool(self._lib.slots_waits(target.slot, target.seq))
 
-    def abandon(self, target: Target) -> bool:
+    def abandon(self, target: Target, most: int) -> bool:
         """Answers EINTR to the kernel; what the late reply brings is given back.
 
-        False where half of the slots are abandoned already.
+        False where `most` slots are abandoned already.
         """
-        return bool(self._lib.slots_abandon(target.slot, target.seq))
+        return bool(self._lib.slots_abandon(target.slot, target.seq, most))
 
     def fail(self, error: int) -> None:
         """The session is lost: all requests, now and later, fail with this errno."""
@@ -252,6 +289,10 @@ class Native:
         """The seq of the slot's last request."""
         return int(self._lib.slots_seq(slot))
 
+    def last_sent(self, slot: int) -> int:
+        """The seq of the slot's last request that was sent, or may have been, where it is none of Python's."""
+        return int(self._lib.slots_last_sent(slot))
+
     def python_waits(self, requests: int) -> None:
         """So many requests of Python's wait for a slot."""
         self._lib.slots_python_waits(requests)
@@ -270,9 +311,9 @@ class Native:
         """How many slots are abandoned."""
         return int(self._lib.slots_abandoned())
 
-    def abandon_one(self) -> bool:
-        """Counts a request of Python's that is abandoned; False where half of the slots are."""
-        return bool(self._lib.slots_abandon_one())
+    def abandon_one(self, most: int) -> bool:
+        """Counts a request of Python's that is abandoned; False where `most` slots are."""
+        return bool(self._lib.slots_abandon_one(most))
 
     def abandoned_came(self) -> None:
         """The reply to one of those has come."""

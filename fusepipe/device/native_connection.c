@@ -9,8 +9,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "native_messages.h"
+#include "native_events.h"
 #include "native_lost.h"
+#include "native_messages.h"
 #include "native_reply.h"
 
 #define FIRST_ROOM 65536 /* bytes of a receive buffer that has seen no larger frame */
@@ -26,10 +27,16 @@ struct connection {
 	uint32_t received; /* from here on the receive thread's own */
 	unsigned char *buffer;
 	size_t room, from, to;
+	uint64_t heard; /* how often bytes came; for any thread */
+	pthread_cond_t changed; /* with the lock: another socket is there, or there will be none */
+	uint64_t epoch; /* under the lock, as the next two: counts the sockets */
+	bool down;	/* the socket is dead: nothing is sent on it any more */
+	bool parked;	/* the receive thread has seen that, too, and waits for another one */
 };
 
 static struct connection connections[CONNECTIONS_MAX];
-static uint32_t count;
+static uint32_t count, parked;
+static bool ending;
 
 int connection_add(int fd, uint32_t sent, uint32_t received, bool checksums, size_t send_limit, uint32_t max_payload)
 {
@@ -51,8 +58,10 @@ int connection_add(int fd, uint32_t sent, uint32_t received, bool checksums, siz
 		.received = received,
 		.buffer = buffer,
 		.room = FIRST_ROOM,
+		.epoch = 1,
 	};
 	pthread_mutex_init(&connection->lock, NULL);
+	pthread_cond_init(&connection->changed, NULL);
 	count++;
 	return 0;
 }
@@ -119,39 +128,85 @@ static int send_frame(struct connection *connection, const void *header, uint32_
 	return send_all(connection, iov, parts);
 }
 
-void connection_send(uint32_t number, const void *header, uint32_t header_size, const void *payload, uint32_t payload_size)
+/* Under the connection's lock: nobody tells of an old socket's end when a new one is there. */
+static void go_down(struct connection *connection, const char *why)
+{
+	connection->down = true;
+	native_lost(why);
+}
+
+void connection_send(uint32_t number, const struct native_slot *slot, uint64_t seq)
 {
 	struct connection *connection = &connections[number];
 	int error;
 
 	pthread_mutex_lock(&connection->lock);
-	error = send_frame(connection, header, header_size, payload, payload_size);
+	/* After the claim the slot's frame stays as it is until the reply, which cannot come before the frame is sent. */
+	if (!connection->down && slots_claim(slot->number, seq, connection->epoch)) {
+		error = send_frame(connection, slot->header, slot->header_size, slot->request->payload,
+				   slot->request->payload_size);
+		if (error)
+			go_down(connection, strerror(error));
+	}
 	pthread_mutex_unlock(&connection->lock);
+}
+
+/* The connection, locked, where a short frame can be sent on it without waiting; else NULL. */
+static struct connection *lock_if_free(uint32_t number)
+{
+	struct connection *connection = &connections[number];
+	struct pollfd room = { .events = POLLOUT };
+
+	if (pthread_mutex_trylock(&connection->lock))
+		return NULL;
+	room.fd = connection->fd;
+	if (!connection->down && poll(&room, 1, 0) == 1 && room.revents & POLLOUT)
+		return connection;
+	pthread_mutex_unlock(&connection->lock);
+	return NULL;
+}
+
+/* Begins a frame outside the slots. */
+static unsigned char *put_control(unsigned char *to, struct connection *connection, uint32_t fields, uint32_t op)
+{
+	to = wire_put_nil(wire_put_array(to, 3 + fields));
+	return wire_put_uint(wire_put_uint(to, __atomic_add_fetch(&connection->asked, 1, __ATOMIC_RELEASE)), op);
+}
+
+/* Sends it, and unlocks the connection. */
+static void send_control(struct connection *connection, const unsigned char *header, const unsigned char *end)
+{
+	const int error = send_frame(connection, header, (uint32_t)(end - header), NULL, 0);
+
 	if (error)
-		native_lost(strerror(error));
+		go_down(connection, strerror(error));
+	pthread_mutex_unlock(&connection->lock);
 }
 
 bool connection_interrupt(uint32_t number, uint32_t slot, uint64_t seq)
 {
-	struct connection *connection = &connections[number];
-	struct pollfd room = { .fd = connection->fd, .events = POLLOUT };
+	struct connection *connection = lock_if_free(number);
 	unsigned char header[64], *end;
-	int error;
 
-	if (pthread_mutex_trylock(&connection->lock))
+	if (!connection)
 		return false;
-	if (poll(&room, 1, 0) != 1 || !(room.revents & POLLOUT)) {
-		pthread_mutex_unlock(&connection->lock);
-		return false;
-	}
-	end = wire_put_nil(wire_put_array(header, 5));
-	end = wire_put_uint(wire_put_uint(end, __atomic_add_fetch(&connection->asked, 1, __ATOMIC_RELEASE)), WIRE_INTERRUPT);
-	end = wire_put_uint(wire_put_uint(end, slot), seq);
-	error = send_frame(connection, header, (uint32_t)(end - header), NULL, 0);
-	pthread_mutex_unlock(&connection->lock);
-	if (error)
-		native_lost(strerror(error));
+	end = put_control(header, connection, 2, WIRE_INTERRUPT);
+	send_control(connection, header, wire_put_uint(wire_put_uint(end, slot), seq));
 	return true;
+}
+
+void connection_ping(uint32_t number)
+{
+	struct connection *connection = lock_if_free(number);
+	unsigned char header[64];
+
+	if (connection)
+		send_control(connection, header, put_control(header, connection, 0, WIRE_PING));
+}
+
+uint64_t connection_heard(uint32_t number)
+{
+	return __atomic_load_n(&connections[number].heard, __ATOMIC_RELAXED);
 }
 
 /* ---- receiving ---- */
@@ -204,9 +259,9 @@ static const char *take_frame(struct connection *connection)
 			    __atomic_load_n(&connection->asked, __ATOMIC_ACQUIRE));
 }
 
-void connection_receive(uint32_t number)
+/* Receives until the socket is dead.  Returns why. */
+static const char *receive(struct connection *connection)
 {
-	struct connection *connection = &connections[number];
 	const char *wrong = NULL;
 
 	for (;;) {
@@ -220,32 +275,96 @@ void connection_receive(uint32_t number)
 			connection->received++;
 			connection->from += size;
 		}
-		if (wrong) {
-			native_lost(wrong);
-			return;
-		}
-		if (!make_room(connection, size)) {
-			native_lost("there is no memory for a reply");
-			return;
-		}
+		if (wrong)
+			return wrong;
+		if (!make_room(connection, size))
+			return "there is no memory for a reply";
 		/* Of a frame that is longer than the first buffer just the rest, so that nothing must be moved. */
 		done = recv(connection->fd, connection->buffer + connection->to,
 			    size > FIRST_ROOM ? connection->from + size - connection->to : connection->room - connection->to, 0);
 		if (done > 0) {
 			connection->to += (size_t)done;
+			__atomic_add_fetch(&connection->heard, 1, __ATOMIC_RELAXED);
 		} else if (!done || errno != EINTR) {
-			native_lost(done ? strerror(errno) : "the server closed the connection");
-			return;
+			return done ? strerror(errno) : "the server closed the connection";
 		}
 	}
 }
 
-/* ---- the end ---- */
+/* Waits until there is another socket; false where there will be none. */
+static bool wait_for_another(struct connection *connection, const char *why)
+{
+	bool another;
+
+	pthread_mutex_lock(&connection->lock);
+	go_down(connection, why);
+	connection->parked = true;
+	if (__atomic_add_fetch(&parked, 1, __ATOMIC_ACQ_REL) == count)
+		native_raise(NATIVE_PARKED);
+	while (connection->parked && !ending)
+		pthread_cond_wait(&connection->changed, &connection->lock);
+	another = !connection->parked;
+	pthread_mutex_unlock(&connection->lock);
+	return another;
+}
+
+void connection_receive(uint32_t number)
+{
+	struct connection *connection = &connections[number];
+
+	while (wait_for_another(connection, receive(connection)))
+		;
+}
+
+/* ---- after a loss ---- */
 
 void connections_shut(void)
 {
-	for (uint32_t i = 0; i < count; i++)
-		shutdown(connections[i].fd, SHUT_RDWR);
+	for (uint32_t i = 0; i < count; i++) {
+		struct connection *connection = &connections[i];
+
+		shutdown(connection->fd, SHUT_RDWR); /* whoever holds the lock to send does not wait any more */
+		pthread_mutex_lock(&connection->lock);
+		connection->down = true;
+		pthread_mutex_unlock(&connection->lock);
+	}
+}
+
+bool connections_parked(void)
+{
+	return __atomic_load_n(&parked, __ATOMIC_ACQUIRE) == count;
+}
+
+void connection_replace(uint32_t number, int fd, uint32_t sent, uint32_t received, bool checksums)
+{
+	struct connection *connection = &connections[number];
+
+	pthread_mutex_lock(&connection->lock);
+	close(connection->fd);
+	connection->fd = fd;
+	connection->sent = sent;
+	__atomic_store_n(&connection->asked, 1, __ATOMIC_RELEASE);
+	connection->received = received;
+	connection->checksums = checksums;
+	connection->from = connection->to = 0;
+	connection->epoch++;
+	connection->down = connection->parked = false;
+	__atomic_sub_fetch(&parked, 1, __ATOMIC_ACQ_REL);
+	pthread_cond_signal(&connection->changed);
+	pthread_mutex_unlock(&connection->lock);
+}
+
+/* ---- the end ---- */
+
+void connections_end(void)
+{
+	connections_shut();
+	for (uint32_t i = 0; i < count; i++) {
+		pthread_mutex_lock(&connections[i].lock);
+		ending = true;
+		pthread_cond_signal(&connections[i].changed);
+		pthread_mutex_unlock(&connections[i].lock);
+	}
 }
 
 void connections_close(void)
@@ -256,5 +375,8 @@ void connections_close(void)
 		close(connection->fd);
 		free(connection->buffer);
 		pthread_mutex_destroy(&connection->lock);
+		pthread_cond_destroy(&connection->changed);
 	}
+	parked = 0;
+	ending = false;
 }

@@ -43,17 +43,18 @@ static bool stopping;
 
 /* ---- requests ---- */
 
-static void send_slot(struct native_slot *slot)
+/* A slot that was just given to a request, which is the caller's until it is encoded. */
+static void send_first(struct native_slot *slot)
 {
-	const struct native_request *request = slot->request;
-	const uint32_t connection = request->clone % connections_count(), number = slot->number;
+	const uint32_t clone = slot->request->clone;
 	const uint64_t seq = slot->seq;
 
 	native_encode(slot);
 	__atomic_fetch_add(&native_counters.native, 1, __ATOMIC_RELAXED);
-	/* From here on slot and request may be gone: their reply may come before the call returns. */
-	connection_send(connection, slot->header, slot->header_size, request->payload, request->payload_size);
-	slots_sent(number, seq);
+	slots_encoded(slot->number, seq);
+	/* From here on slot and request may be gone: somebody else may send them, and their reply come. */
+	connection_send(clone % connections_count(), slot, seq);
+	slots_sent(slot->number, seq);
 }
 
 bool native_interrupt(const struct native_target *target)
@@ -66,7 +67,7 @@ void native_start(struct native_request *request)
 	struct native_slot *slot = slots_take(request);
 
 	if (slot)
-		send_slot(slot);
+		send_first(slot);
 }
 
 static void hand_on(const struct native_request *request)
@@ -143,11 +144,18 @@ static void *receive(void *argument)
 
 static void *send_parked(void *argument)
 {
+	struct native_resend again;
 	struct native_slot *slot;
 
 	(void)argument;
-	while ((slot = slots_next_parked()))
-		send_slot(slot);
+	while ((slot = slots_next(&again))) {
+		if (!again.seq) {
+			send_first(slot);
+		} else {
+			connection_send(again.clone % connections_count(), slot, again.seq);
+			slots_sent(slot->number, again.seq);
+		}
+	}
 	return NULL;
 }
 
@@ -247,6 +255,11 @@ int native_begin(uint32_t threads)
 
 /* ---- the end ---- */
 
+void native_resume(void)
+{
+	slots_resend();
+}
+
 void native_fail(int error)
 {
 	connections_shut();
@@ -267,7 +280,7 @@ static void end_reader(struct thread *reader)
 void native_stop(void)
 {
 	__atomic_store_n(&stopping, true, __ATOMIC_RELEASE);
-	connections_shut();
+	connections_end();
 	slots_stop();
 	if (to_python >= 0)
 		shutdown(to_python, SHUT_RDWR);

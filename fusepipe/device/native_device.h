@@ -7,8 +7,8 @@
  * descriptor.
  *
  * One session in a process.  Called by Python's thread, but for native_start.  Locks: those of native_slots.c,
- * native_request.c, native_space.c, given_back.c and of sending on a connection are all leaves; none is ever taken under
- * another.
+ * native_request.c, native_space.c and given_back.c are leaves; of them only that of native_slots.c is taken under
+ * another one, that of sending on a connection.
  */
 #ifndef FUSEPIPE_DEVICE_NATIVE_DEVICE_H
 #define FUSEPIPE_DEVICE_NATIVE_DEVICE_H
@@ -40,6 +40,9 @@ void native_start(struct native_request *request);
  */
 struct native_target;
 bool native_interrupt(const struct native_target *target);
+
+/* There are other sockets in all connections: sends again what waits for its reply. */
+void native_resume(void);
 
 /* The session is lost: every request that waits, and every later one, is answered with this errno. */
 void native_fail(int error);

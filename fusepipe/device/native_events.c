@@ -28,6 +28,11 @@ void native_raise(enum native_event event)
 		eventfd_write(fd, 1);
 }
 
+void native_unraise(enum native_event event)
+{
+	__atomic_fetch_and(&raised, ~(uint32_t)event, __ATOMIC_ACQ_REL);
+}
+
 void native_collected(void)
 {
 	native_raise(NATIVE_COLLECTED);

@@ -14,6 +14,7 @@ enum native_event {
 	NATIVE_LOST = 4,      /* a connection is lost; native_reason says why */
 	NATIVE_NO_SPACE = 8,  /* requests failed for want of space, and wait for native_again */
 	NATIVE_BUSY = 16,     /* something is in flight, which slots_tell_busy asked for */
+	NATIVE_PARKED = 32,   /* all connections are at rest, after one of them was lost */
 };
 
 /* Opens the eventfd, non-blocking.  Returns it, or -errno. */
@@ -24,6 +25,9 @@ void native_raise(enum native_event event);
 
 /* native_raise(NATIVE_COLLECTED). */
 void native_collected(void);
+
+/* Takes an event back that has not been fetched. */
+void native_unraise(enum native_event event);
 
 /* The events since the last call. */
 uint32_t native_events(void);

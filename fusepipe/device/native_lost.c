@@ -24,5 +24,6 @@ const char *native_reason(void)
 void native_lost_reset(void)
 {
 	reason[0] = 0;
+	native_unraise(NATIVE_LOST);
 	__atomic_store_n(&lost, false, __ATOMIC_RELEASE);
 }

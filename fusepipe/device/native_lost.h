@@ -1,5 +1,5 @@
 /*
- * The end of the connections: the first error in one of them is told to Python, which ends the mount.
+ * The end of the connections: the first error in one of them is told to Python.
  *
  * Thread-safe.
  */
@@ -12,7 +12,7 @@ void native_lost(const char *reason);
 /* The reason, once NATIVE_LOST was raised; "" before. */
 const char *native_reason(void);
 
-/* Before a session begins. */
+/* Before a session begins, and before it goes on over other connections; nobody calls native_lost meanwhile. */
 void native_lost_reset(void);
 
 #endif

@@ -8,7 +8,7 @@
 #include "native_events.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of everything below; a leaf */
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* for slots_next_parked */
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* for slots_next */
 
 static struct native_slot *slots;
 static uint32_t *free_slots; /* numbers; the one that was freed last is used first */
@@ -24,6 +24,7 @@ static bool python_was_last;  /* to have a slot: the next one is for a parked re
 static bool tell_busy; /* once: raise NATIVE_BUSY with the next request */
 static int failed; /* the errno of all requests from now on, or 0 */
 static bool stopped;
+static uint32_t resend_from; /* the first slot of which slots_next has not looked whether it must be sent again */
 
 int slots_set_up(uint32_t wanted, uint64_t bytes)
 {
@@ -37,7 +38,7 @@ int slots_set_up(uint32_t wanted, uint64_t bytes)
 		slots[i].number = i;
 		free_slots[i] = wanted - 1 - i;
 	}
-	count = free_count = wanted;
+	count = free_count = resend_from = wanted;
 	max_in_flight = bytes;
 	return 0;
 }
@@ -53,7 +54,7 @@ void slots_clear(void)
 	free_slots = NULL;
 	first_parked = NULL;
 	last_parked = &first_parked;
-	count = free_count = abandoned = python_waits = granted = 0;
+	count = free_count = abandoned = python_waits = granted = resend_from = 0;
 	in_flight = 0;
 	failed = 0;
 	python_needs_bytes = tell_busy = stopped = false;
@@ -77,7 +78,8 @@ static struct native_slot *give(struct native_request *request)
 
 	slot->seq++;
 	slot->state = SLOT_WAITING;
-	slot->sent = false;
+	slot->encoded = slot->tried = slot->sent = false;
+	slot->epoch = 0;
 	slot->request = request;
 	slot->in_flight = bytes_of(request);
 	in_flight += slot->in_flight;
@@ -162,13 +164,60 @@ static struct native_request *unpark(struct native_request **place)
 	return request;
 }
 
-struct native_slot *slots_next_parked(void)
+void slots_encoded(uint32_t slot, uint64_t seq)
+{
+	pthread_mutex_lock(&lock);
+	if (slots[slot].seq == seq)
+		slots[slot].encoded = true;
+	pthread_mutex_unlock(&lock);
+}
+
+static bool waits_for_reply(const struct native_slot *slot)
+{
+	return slot->state == SLOT_WAITING || slot->state == SLOT_ABANDONED;
+}
+
+bool slots_claim(uint32_t number, uint64_t seq, uint64_t epoch)
+{
+	struct native_slot *slot = &slots[number];
+	bool mine;
+
+	pthread_mutex_lock(&lock);
+	mine = slot->seq == seq && waits_for_reply(slot) && slot->encoded && slot->epoch != epoch;
+	if (mine) {
+		slot->epoch = epoch;
+		slot->tried = true;
+		slot->sent = false;
+	}
+	pthread_mutex_unlock(&lock);
+	return mine;
+}
+
+/* The next request that is to be sent again, if any.  Under the lock. */
+static struct native_slot *next_resend(struct native_resend *again)
+{
+	while (resend_from < count) {
+		struct native_slot *slot = &slots[resend_from++];
+
+		if (waits_for_reply(slot) && slot->encoded) {
+			*again = (struct native_resend){ slot->seq, slot->request->clone };
+			return slot;
+		}
+	}
+	return NULL;
+}
+
+struct native_slot *slots_next(struct native_resend *again)
 {
 	struct native_slot *slot = NULL;
 
+	*again = (struct native_resend){ 0 };
 	pthread_mutex_lock(&lock);
 	/* Ends with slots_stop; every change that could let a request go on signals. */
 	while (!stopped && !slot) {
+		slot = next_resend(again);
+		if (slot)
+			break;
 		if (first_parked && free_count > granted && fits(bytes_of(first_parked))) {
 			slot = give(unpark(&first_parked));
 			python_was_last = false;
@@ -296,6 +345,25 @@ uint64_t slots_seq(uint32_t slot)
 	return seq;
 }
 
+uint64_t slots_last_sent(uint32_t number)
+{
+	const struct native_slot *slot = &slots[number];
+	uint64_t seq;
+
+	pthread_mutex_lock(&lock);
+	seq = slot->seq - (waits_for_reply(slot) && !slot->tried);
+	pthread_mutex_unlock(&lock);
+	return seq;
+}
+
+void slots_resend(void)
+{
+	pthread_mutex_lock(&lock);
+	resend_from = 0;
+	pthread_cond_signal(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
 uint64_t slots_in_flight(void)
 {
 	uint64_t bytes;
@@ -311,7 +379,7 @@ static bool is(const struct native_request *request, uint64_t unique)
 	return request && request->header.unique == unique;
 }
 
-enum native_found slots_find(uint64_t unique, struct native_target *target)
+enum native_found slots_find(uint64_t unique, struct native_target *target, bool down)
 {
 	enum native_found found = FOUND_NOT;
 	struct native_request *parked = NULL;
@@ -320,7 +388,7 @@ enum native_found slots_find(uint64_t unique, struct native_target *target)
 	for (uint32_t i = 0; i < count && found == FOUND_NOT; i++) {
 		const struct native_slot *slot = &slots[i];
 
-		if (slot->state == SLOT_WAITING && slot->sent && is(slot->request, unique)) {
+		if (slot->state == SLOT_WAITING && (slot->sent || down) && is(slot->request, unique)) {
 			*target = (struct native_target){ slot->seq, i, slot->request->clone, slot->request->header.pid };
 			found = FOUND_WAITING;
 		}
@@ -350,15 +418,15 @@ bool slots_waits(uint32_t slot, uint64_t seq)
 	return waits;
 }
 
-static bool may_abandon(void)
+static bool may_abandon(uint32_t most)
 {
-	if (abandoned >= count / 2)
+	if (abandoned >= most)
 		return false;
 	abandoned++;
 	return true;
 }
 
-bool slots_abandon(uint32_t number, uint64_t seq)
+bool slots_abandon(uint32_t number, uint64_t seq, uint32_t most)
 {
 	struct native_slot *slot = &slots[number];
 	struct native_request *request = NULL;
@@ -368,7 +436,7 @@ bool slots_abandon(uint32_t number, uint64_t seq)
 
 	pthread_mutex_lock(&lock);
 	if (slot->seq == seq && slot->state == SLOT_WAITING) {
-		done = may_abandon();
+		done = may_abandon(most);
 		if (done) {
 			slot->state = SLOT_ABANDONED;
 			request = slot->request;
@@ -401,12 +469,12 @@ uint32_t slots_abandoned(void)
 	return now;
 }
 
-bool slots_abandon_one(void)
+bool slots_abandon_one(uint32_t most)
 {
 	bool may;
 
 	pthread_mutex_lock(&lock);
-	may = may_abandon();
+	may = may_abandon(most);
 	pthread_mutex_unlock(&lock);
 	return may;
 }

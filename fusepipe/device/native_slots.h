@@ -30,7 +30,10 @@ struct native_slot {
 	uint64_t seq;
 	uint64_t in_flight; /* bytes */
 	struct native_request *request;
-	bool sent; /* whole, so that what is sent on the same connection comes after it */
+	bool encoded; /* the header is there, and anybody may send it */
+	bool tried;   /* to be sent: what RESUME tells the server */
+	bool sent;    /* whole, so that what is sent on the same connection comes after it */
+	uint64_t epoch; /* of the connection's socket that it was sent on */
 	enum native_state state;
 	uint32_t number;
 	uint32_t header_size;
@@ -55,8 +58,23 @@ struct native_slot *slots_take(struct native_request *request);
 /* The slot's request with this seq has been sent; its reply may have come before. */
 void slots_sent(uint32_t slot, uint64_t seq);
 
-/* Waits for a parked request that can have a slot, and gives it one; NULL once slots_stop was called. */
-struct native_slot *slots_next_parked(void);
+/* The slot's request with this seq has its header, and may be sent by anybody. */
+void slots_encoded(uint32_t slot, uint64_t seq);
+
+/* Whether the caller is to send the slot's request on a connection's socket: it waits for its reply, and nobody has. */
+bool slots_claim(uint32_t slot, uint64_t seq, uint64_t epoch);
+
+/* A request that is to be sent again; seq is 0 where it is none. */
+struct native_resend {
+	uint64_t seq;
+	uint32_t clone;
+};
+
+/*
+ * Waits for what is to be sent: a request that waits for its reply, after slots_resend, or a parked one that can have a
+ * slot, which it is given.  NULL once slots_stop was called.
+ */
+struct native_slot *slots_next(struct native_resend *again);
 
 /* ---- receive threads ---- */
 
@@ -89,6 +107,12 @@ void slots_release(uint64_t bytes);
 void slots_python_waits(uint32_t requests);
 
 uint64_t slots_seq(uint32_t slot);
+
+/* The seq of the last request of native code that was sent in this slot, or may have been. */
+uint64_t slots_last_sent(uint32_t slot);
+
+/* Has every request that waits for its reply sent again. */
+void slots_resend(void);
 uint64_t slots_in_flight(void);
 
 /* Raises NATIVE_BUSY once, as soon as something is in flight. */
@@ -108,25 +132,26 @@ struct native_target {
 	uint32_t pid;
 };
 
-enum native_found slots_find(uint64_t unique, struct native_target *target);
+/* With `down`, while there is no connection, also requests that are not sent. */
+enum native_found slots_find(uint64_t unique, struct native_target *target, bool down);
 
 /* Whether the request still waits for its reply. */
 bool slots_waits(uint32_t slot, uint64_t seq);
 
 /*
- * Answers EINTR to the kernel and lets the slot wait for the reply alone.  False where half of the slots are abandoned
- * already, as slots_abandon_one says; true also where the reply has come meanwhile.
+ * Answers EINTR to the kernel and lets the slot wait for the reply alone.  False where `most` slots are abandoned
+ * already; true also where the reply has come meanwhile.
  */
-bool slots_abandon(uint32_t slot, uint64_t seq);
+bool slots_abandon(uint32_t slot, uint64_t seq, uint32_t most);
 
-/* Counts a request slot that Python abandons: false where half of them are abandoned already. */
-bool slots_abandon_one(void);
+/* Counts a request slot that Python abandons: false where `most` of them are abandoned already. */
+bool slots_abandon_one(uint32_t most);
 void slots_abandoned_came(void);
 uint32_t slots_abandoned(void);
 
 /* ---- the end ---- */
 
-/* Ends slots_next_parked for good. */
+/* Ends slots_next for good. */
 void slots_stop(void);
 
 /*

@@ -252,14 +252,10 @@ class ClientSession:
         assert self._secret is not None
         if op is Op.ATTACH:
             return AttachRequest(self.agreed.session, self._secret, self._features())
-        seqs = tuple(self._last_sent(slot) for slot in range(len(self._store)))
-        return ResumeRequest(self.agreed.session, self._newer or self._secret, seqs, self._features())
-
-    def _last_sent(self, slot: int) -> int:
         # A request that was never sent must not count: where a copy of this client has sent another one with the same
         # seq, the server would answer ours with that one's reply.
-        ticket = self._store.ticket(slot)
-        return self._store.seq(slot) - (ticket is not None and not ticket.sent)
+        seqs = tuple(self._store.last_sent(slot) for slot in range(len(self._store)))
+        return ResumeRequest(self.agreed.session, self._newer or self._secret, seqs, self._features())
 
     def _hello_answered(self, reply: HelloReply) -> None:
         check_agreed(self.offer, reply)

@@ -253,6 +253,9 @@ class ClientSlotStore(Protocol):
     def seq(self, slot: int) -> int:
         """The seq of the slot's last ticket; 0 while there was none."""
 
+    def last_sent(self, slot: int) -> int:
+        """The seq of the slot's last request that was ever given to a connection; 0 while there was none."""
+
     def ticket(self, slot: int) -> Ticket | None:
         """The ticket that waits for its reply."""
 
@@ -304,6 +307,10 @@ class ListClientStore:
 
     def seq(self, slot: int) -> int:
         return self._seqs[slot]
+
+    def last_sent(self, slot: int) -> int:
+        ticket = self._tickets[slot]
+        return self._seqs[slot] - (ticket is not None and not ticket.sent)
 
     def ticket(self, slot: int) -> Ticket | None:
         return self._tickets[slot]
