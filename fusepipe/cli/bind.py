@@ -32,7 +32,7 @@ from fusepipe.server import Policy
     ],
 )
 @click.argument("src", type=click.Path())
-@click.argument("mnt", type=click.Path())
+@click.argument("mnt", type=str)  # click.Path asks the mount, which may not answer
 @mount_options
 @policy_options
 @log_options("warning")

@@ -66,7 +66,7 @@ class TargetText(click.ParamType[Target]):
     ],
 )
 @click.argument("target", metavar="ADDR/NAME", type=TargetText())
-@click.argument("mnt", type=click.Path())
+@click.argument("mnt", type=str)  # click.Path asks the mount, which may not answer
 @click.option(
     "--connect-timeout",
     type=click.FloatRange(min=0),

@@ -30,7 +30,7 @@ FAILED: Final = 32
     epilog="OPTIONS are those of fusepipe mount: see fusepipe mount --help.",
 )
 @click.argument("target", metavar="ADDR/NAME")
-@click.argument("mnt", type=click.Path())
+@click.argument("mnt", type=str)  # click.Path asks the mount, which may not answer
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="A comma list, as in fstab(5).")
 @click.option("-f", "--fake", is_flag=True, help="Check the arguments and do nothing.")
 @click.option("-n", "no_mtab", is_flag=True, help="Accepted: no table but the kernel's is written in any case.")

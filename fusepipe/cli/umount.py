@@ -17,7 +17,7 @@ from fusepipe.cli.options import level_option, set_up_logging
     ],
     exit_codes=[ExitCode.MOUNT_POINT, ExitCode.NOT_PERMITTED],
 )
-@click.argument("mnt", type=click.Path())
+@click.argument("mnt", type=str)  # click.Path asks the mount, which may not answer
 @click.option("--lazy/--no-lazy", default=False, show_default=True, help="Unmount also while programs use the mount.")
 @click.option(
     "--timeout",

@@ -84,9 +84,14 @@ def force_away(mountpoint: str) -> None:
     To be called in a thread by the process that serves the mount.  Raises OSError or MountError.
     """
     entry = mount_at(mountpoint)
-    if entry is not None:
-        _abort(entry)
+    if entry is None:
+        return
+    _abort(entry)
+    try:
         detach(mountpoint, lazy=True)
+    except OSError:
+        if mount_at(mountpoint) == entry:
+            raise  # else somebody was quicker, such as an unmount that waited for the server until now
 
 
 def _write_back(mountpoint: str) -> None:

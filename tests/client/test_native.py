@@ -463,15 +463,15 @@ def test_an_abandoned_request_gives_back_what_its_reply_brings(make: Any) -> Non
     lookup, _ = far.receive()
     opening, _ = far.receive()
     target = world.found(unique)
-    assert world.native.abandon(target)
+    assert world.native.abandon(target, 1)
     assert world.answer() == (unique, errno.EINTR, b"")
     assert not world.native.waits(target)
     left = world.found(other)
-    assert not world.native.abandon(left), "half of the slots are abandoned already"
+    assert not world.native.abandon(left, 1), "half of the slots are abandoned already"
     far.reply(lookup, m.LookupReply(Entry(50, ATTR)))
     assert world.events() & NativeEvent.COLLECTED
     assert world.forgotten() == [50, 1]
-    assert world.native.abandon(left)
+    assert world.native.abandon(left, 1)
     assert world.answer() == (other, errno.EINTR, b"")
     far.reply(opening, m.OpenReply(600, 0))
     assert world.events() & NativeEvent.COLLECTED
@@ -506,7 +506,7 @@ def test_a_server_that_breaks_the_protocol_is_left(make: Any, wrong: bytes, why:
     world.ask(UNLINK, 1, b"x\0")
     world.servers[0].receive()
     world.servers[0].send(wrong)
-    assert world.events() == NativeEvent.LOST
+    assert world.events() & NativeEvent.LOST
     assert world.native.reason == why
 
 
@@ -516,7 +516,7 @@ def test_a_payload_that_nobody_asked_for_is_refused(make: Any) -> None:
     request, _ = world.servers[0].receive()
     world.servers[0].reply(request, m.ReadReply(), bytes(4097))
     assert world.answer() == (unique, errno.EIO, b"")
-    assert world.events() == NativeEvent.LOST
+    assert world.events() & NativeEvent.LOST
 
 
 def test_a_lost_connection_fails_all_that_waits_and_all_that_comes(make: Any) -> None:
@@ -524,12 +524,84 @@ def test_a_lost_connection_fails_all_that_waits_and_all_that_comes(make: Any) ->
     first, parked = world.ask(UNLINK, 1, b"a\0"), world.ask(UNLINK, 1, b"b\0")
     world.servers[0].receive()
     world.servers[0].sock.close()
-    assert world.events() == NativeEvent.LOST
+    assert world.events() & NativeEvent.LOST
     assert world.native.reason in ("the server closed the connection", os.strerror(errno.ECONNRESET))
     world.native.fail(errno.EIO)
     assert {world.answer(), world.answer()} == {(first, errno.EIO, b""), (parked, errno.EIO, b"")}
     later = world.ask(LOOKUP, 1, b"c\0")
     assert world.answer() == (later, errno.EIO, b"")
+
+
+def at_rest(world: World) -> None:
+    """Waits until nothing is sent or received any more after a loss."""
+    world.native.shut()
+    while not world.native.parked:
+        world.events()
+
+
+def test_after_a_loss_everything_is_sent_again_once(make: Any) -> None:
+    """What was sent, what was asked for meanwhile, and what had no slot; each on the connection of its clone."""
+    world = make(slots=4, clones=2)
+    sent = [world.ask(UNLINK, 1, name, clone=clone) for clone, name in ((0, b"a\0"), (1, b"b\0"))]
+    for unique in sent:
+        world.found(unique)
+    world.servers[1].sock.close()
+    assert world.events() & NativeEvent.LOST
+    at_rest(world)
+    later = [world.ask(UNLINK, 1, name, clone=clone) for clone, name in ((0, b"c\0"), (1, b"d\0"), (0, b"e\0"))]
+    while (slot := world.native.take()) is not None:
+        world.native.give_back(slot)  # until the two slots that are left are taken
+    assert [world.native.last_sent(slot) for slot in range(4)] == [1, 1, 0, 0]
+    for unique in later[:2]:
+        assert isinstance(world.native.find(unique, down=True), Target) or world.native.find(unique) is not True
+    pairs = [socket.socketpair() for _ in range(2)]
+    old = world.servers[0].sock
+    world.servers[:] = [Far(ours) for ours, _ in pairs]
+    for ours, _ in pairs:
+        ours.settimeout(PATIENCE)
+    with old, pairs[0][0], pairs[1][0]:
+        world.native.resume([Channel(theirs, 1, 1, False, None) for _, theirs in pairs])
+        got = []
+        for far, count in ((world.servers[0], 2), (world.servers[1], 2)):
+            requests = [far.receive()[0] for _ in range(count)]
+            got += [(request.seq, request.message.name) for request in requests]
+            for request in requests:
+                far.reply(request, m.UnlinkReply())
+        assert sorted(got) == [(1, b"a"), (1, b"b"), (1, b"c"), (1, b"d")]
+        last, _ = world.servers[0].receive()
+        assert last.message.name == b"e" and last.seq == 2
+        world.servers[0].reply(last, m.UnlinkReply())
+        answers = [world.answer(clone) for clone in (0, 0, 0, 1, 1)]
+        assert sorted(answers) == sorted((unique, 0, b"") for unique in sent + later)
+        assert not world.native.events() & NativeEvent.LOST
+
+
+def test_a_request_that_waits_for_a_connection_can_be_abandoned(make: Any) -> None:
+    """All of them, not only half: nobody else could use the slots."""
+    world = make(slots=2)
+    world.servers[0].sock.close()
+    assert world.events() & NativeEvent.LOST
+    at_rest(world)
+    waiting = [world.ask(UNLINK, 1, name) for name in (b"a\0", b"b\0")]
+    for unique in waiting:
+        end = time.monotonic() + PATIENCE
+        while not isinstance(found := world.native.find(unique, down=True), Target):
+            assert time.monotonic() < end
+        assert world.native.abandon(found, 2)
+        assert world.answer() == (unique, errno.EINTR, b"")
+
+
+def test_a_sign_of_life_on_a_native_connection(make: Any) -> None:
+    world = make()
+    world.native.ping()
+    ping, _ = world.servers[0].receive()
+    assert (ping.slot, ping.seq, ping.message) == (None, 2, m.PingRequest())
+    before = world.native.heard(0)
+    world.servers[0].send(encode_reply(None, 2, m.Op.PING, m.PingReply()))
+    end = time.monotonic() + PATIENCE
+    while world.native.heard(0) == before:
+        assert time.monotonic() < end
+    assert not world.native.events() & NativeEvent.LOST
 
 
 def test_threads_end_whatever_they_wait_for(make: Any) -> None:
