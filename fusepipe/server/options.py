@@ -1,8 +1,14 @@
 """What can be set about a server and its sessions."""
 
+import resource
 from dataclasses import dataclass, field
 
 from fusepipe.wire import ServerLimits
+
+FDS_PER_REQUEST = 4
+"""Descriptors that a request may need while it runs, beside those of the tables."""
+
+MOST_REQUESTS = 256
 
 
 class ServerError(Exception):
@@ -12,6 +18,12 @@ class ServerError(Exception):
         super().__init__(f"{cause}; {remedy}")
         self.cause = cause
         self.remedy = remedy
+
+
+def default_limits() -> ServerLimits:
+    """As many requests in service as a quarter of what RLIMIT_NOFILE allows is enough for; tables get the rest."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return ServerLimits(request_slots=max(1, min(MOST_REQUESTS, hard // 4 // FDS_PER_REQUEST)))
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class ServerOptions:
     allowed_cids  the context ids of machines that may connect over vsock; None: all that reach the port
     """
 
-    limits: ServerLimits = field(default_factory=lambda: ServerLimits(request_slots=256))
+    limits: ServerLimits = field(default_factory=default_limits)
     fd_budget: int | None = None
     drain: float = 10.0
     session_grace: float = 0.0

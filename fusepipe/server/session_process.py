@@ -26,7 +26,7 @@ from fusepipe.server import control
 from fusepipe.server.dispatcher import dispatcher
 from fusepipe.server.handlers import HANDLERS
 from fusepipe.server.native import Native
-from fusepipe.server.options import ServerOptions
+from fusepipe.server.options import FDS_PER_REQUEST, ServerOptions
 from fusepipe.server.session import Session
 from fusepipe.server.tables import Tables
 from fusepipe.syscalls import facts, install_interrupt_handler
@@ -177,11 +177,13 @@ def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: S
 def _fd_budget(options: ServerOptions, *, by_handle: bool) -> int:
     """Raise the limit of descriptors as far as this process may, and say how many of them inodes and handles get.
 
-    What else needs some: each thread that runs a request (up to 4), connections, and what every process has.
+    What else needs some: each request that runs, each wait for a lock, connections, and what every process has.
     """
+    limits = options.limits
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    room = hard - min(4 * options.limits.slots, hard // 2) - options.limits.connections - 64
+    running = FDS_PER_REQUEST * limits.request_slots + limits.lock_slots
+    room = hard - min(running, hard // 2) - limits.connections - 64
     wanted = options.fd_budget or (min(room, MAX_FD_BUDGET) if by_handle else room)
     return max(MIN_FD_BUDGET, min(wanted, room))
 

@@ -136,6 +136,14 @@ def read_line(process: subprocess.Popen[str], timeout: float = 10.0) -> str:
     return os.fsdecode(line[:-1])
 
 
+def printed(process: subprocess.Popen[str], timeout: float) -> bool:
+    """Whether a child has printed something that nobody has read yet, or has ended; waits `timeout` seconds for it."""
+    assert process.stdout is not None
+    poll = select.poll()
+    poll.register(process.stdout.fileno(), select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
 def descendants(pid: int) -> list[int]:
     """All living descendants of a process, parents before children (zombies are not counted)."""
     children: dict[int, list[int]] = {}

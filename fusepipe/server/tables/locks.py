@@ -122,6 +122,11 @@ class Locks:
         for owner in ended:
             self._end(owner)
 
+    def __len__(self) -> int:
+        """How many owners have locks, each file counted for itself."""
+        with self._lock:
+            return sum(1 for owners in self._nodes.values() for owner in owners.values() if owner.ranges)
+
     def close(self) -> None:
         """Ends all locks.  No call may be running."""
         for owners in self._nodes.values():

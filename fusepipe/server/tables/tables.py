@@ -71,15 +71,17 @@ class Tables:
         if policy is not None:
             _apply(self.tree, policy)
         self.read_only = read_only
+        self._fd_budget = fd_budget
         self.slots = SlotStore(self.tree)
         self.locks = Locks(self.tree)
 
     def statistics(self) -> dict[str, int]:
         """Counters by name: inodes, lookups (not yet forgotten), handles, fds (that count against the budget), pinned
         (inodes without a name), evictions, reopened (by file handle), overforgotten (errors of the client),
-        pins_given_up, filesystems.  Walks the inode table.
+        pins_given_up, filesystems, locks (owners that have fcntl locks on a file), and fd_budget, which fds never
+        exceeds.  Walks the inode table.
         """
-        return self.tree.statistics()
+        return self.tree.statistics() | {"locks": len(self.locks), "fd_budget": self._fd_budget}
 
     def close(self) -> None:
         """Closes every descriptor, which ends all locks, and unmaps; the memfd keeps what it says.  No call may be
