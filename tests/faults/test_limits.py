@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 
@@ -117,65 +116,6 @@ def test_a_large_tree_with_few_descriptors(fuse: None, native: str, tree: Path) 
         finally:
             children.end_all()
         session.wait_for({"inodes": 1, "handles": 0}, lambda: mounttable.drop_dentries(mount.path))
-
-
-STORM = """
-import threading
-os.chdir(sys.argv[1])
-names = os.listdir(".")
-wrong = []
-def work(me):
-    try:
-        for i in range(int(sys.argv[2])):
-            name = names[(me * 37 + i * 11) % len(names)]
-            fd = os.open(name, os.O_RDONLY)
-            assert os.read(fd, 4) == b"", name
-            os.close(fd)
-    except BaseException as error:
-        wrong.append(repr(error))
-threads = [threading.Thread(target=work, args=(me,)) for me in range(256)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-assert not wrong, wrong[:3]
-print("done", flush=True)
-sys.stdin.readline()
-"""
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("limit", [LIMIT, 20_000])
-def test_what_is_given_back_keeps_up(fuse: None, native: str, tree: Path, limit: int) -> None:
-    """256 threads open and close while the kernel forgets names: closed files never pile up in the session."""
-    plant(tree, 1000)
-    rounds = 15
-    with limited(tree, "--native", native, "--readers", "256", limit=limit) as (mount, session):
-        storm = children.spawn(STORM, mount.path / "d0", rounds)
-        over, most = Event(), 0
-
-        def forget() -> None:
-            while not over.wait(0.01):
-                mounttable.drop_dentries(mount.path)
-
-        forgetter = Thread(target=forget)
-        forgetter.start()
-        try:
-            while not children.printed(storm, 0.2):
-                most = max(most, session.statistics()["handles"])
-            assert children.read_line(storm) == "done"
-            # Each thread has one file open; what is closed waits for the batch that is under way, and no longer.
-            assert most < 256 * rounds // 2, f"{most} handles"
-            session.wait_for({"handles": 0})
-            assert storm.stdin is not None
-            storm.stdin.write("end\n")
-            children.finish(storm)
-        finally:
-            over.set()
-            forgetter.join()
-            children.end_all()
-        session.wait_for({"handles": 0, "inodes": 1}, lambda: mounttable.drop_dentries(mount.path))
-        assert session.statistics()["overforgotten"] == 0
 
 
 WORKING_DIRECTORY = """
