@@ -16,7 +16,8 @@ import pytest
 from tests.support import world
 from tests.support.program import Programs
 
-hypothesis.settings.register_profile("fusepipe", deadline=None)
+# The same examples each time: a failure is then the change's that is being tested.  `long` is for searching.
+hypothesis.settings.register_profile("fusepipe", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000, stateful_step_count=100)
 hypothesis.settings.load_profile("fusepipe")
 
