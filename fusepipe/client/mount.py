@@ -1,6 +1,7 @@
 """The life of a mount, from the check of its mount point to its end."""
 
 import errno
+import math
 from collections.abc import Awaitable, Callable
 
 import pyfuse3
@@ -35,13 +36,15 @@ from fusepipe.client.taken import Taken
 from fusepipe.client.unmounting import detach, force_away, take_away
 from fusepipe.device import Filter, FilterUnavailableError, Opcode
 from fusepipe.device.native import Channel, NativeUnavailableError
-from fusepipe.transport import Stream
+from fusepipe.transport import ConnectError, Stream
 from fusepipe.wire.client_session import Replied
 
 logger = log.get_logger("client")
 
 HELLO_ATTEMPTS = 3
 """How often a session is asked for where the connection breaks meanwhile."""
+HELLO_AGAIN_SECONDS = 2.0
+"""How long the server may take to accept again after that."""
 INIT_SECONDS = 10.0
 """How long the kernel may take for its first request."""
 LAST_ANSWERS = 0.1
@@ -93,15 +96,26 @@ async def run_mount(
 
 
 async def _first_link(connect: Callable[[], Awaitable[Stream]], offer: Offer, attempts: int) -> Link:
-    """Opens a session; where the connection breaks meanwhile, again.  Raises MountError, and what `connect` raises."""
-    while True:
-        attempts -= 1
+    """Opens a session; where the connection breaks meanwhile, again.
+
+    Raises MountError, and what `connect` raises at first: what follows a break is told by the break's own error.
+    """
+    broken: LinkLostError | None = None
+    for _ in range(attempts):
         try:
-            return await open_link(await connect(), offer)
-        except LinkLostError as error:
-            if not attempts:
+            with trio.fail_after(math.inf if broken is None else HELLO_AGAIN_SECONDS):
+                stream = await connect()
+        except (trio.TooSlowError, ConnectError):
+            if broken is None:
                 raise
-            logger.warning("the connection broke before there was a session, trying again", cause=error.cause)
+            break
+        try:
+            return await open_link(stream, offer)
+        except LinkLostError as error:
+            logger.info("the connection broke before there was a session", cause=error.cause)
+            broken = error
+    assert broken is not None
+    raise broken
 
 
 class Mount:

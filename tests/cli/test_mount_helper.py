@@ -32,7 +32,7 @@ def helper(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def spec(program: Programs, open_path: Path) -> Iterator[str]:
     """A server with a volume `data`, as a line of fstab(5) names it."""
-    (open_path / "volume").mkdir()
+    (open_path / "volume").mkdir(mode=0o700)  # nobody else reaches it, so `serve` has nothing to warn of
     (open_path / "volume" / "file").write_text("content")
     server = program("serve", "--listen", f"unix:{open_path}/s", "--volume", f"data={open_path}/volume")
     server.ready()
