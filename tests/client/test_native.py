@@ -539,6 +539,14 @@ def at_rest(world: World) -> None:
         world.events()
 
 
+def waiting(world: World, unique: int) -> Target:
+    """The request, as soon as it has a slot, while there is no connection."""
+    end = time.monotonic() + PATIENCE
+    while not isinstance(found := world.native.find(unique, down=True), Target):
+        assert time.monotonic() < end, "it never had a slot"
+    return found
+
+
 def test_after_a_loss_everything_is_sent_again_once(make: Any) -> None:
     """What was sent, what was asked for meanwhile, and what had no slot; each on the connection of its clone."""
     world = make(slots=4, clones=2)
@@ -548,12 +556,13 @@ def test_after_a_loss_everything_is_sent_again_once(make: Any) -> None:
     world.servers[1].sock.close()
     assert world.events() & NativeEvent.LOST
     at_rest(world)
-    later = [world.ask(UNLINK, 1, name, clone=clone) for clone, name in ((0, b"c\0"), (1, b"d\0"), (0, b"e\0"))]
-    while (slot := world.native.take()) is not None:
-        world.native.give_back(slot)  # until the two slots that are left are taken
+    later = []
+    for clone, name in ((0, b"c\0"), (1, b"d\0")):
+        later.append(world.ask(UNLINK, 1, name, clone=clone))
+        waiting(world, later[-1])
+    assert world.native.take() is None
     assert [world.native.last_sent(slot) for slot in range(4)] == [1, 1, 0, 0]
-    for unique in later[:2]:
-        assert isinstance(world.native.find(unique, down=True), Target) or world.native.find(unique) is not True
+    later.append(world.ask(UNLINK, 1, b"e\0", clone=0))
     pairs = [socket.socketpair() for _ in range(2)]
     old = world.servers[0].sock
     world.servers[:] = [Far(ours) for ours, _ in pairs]
@@ -582,12 +591,8 @@ def test_a_request_that_waits_for_a_connection_can_be_abandoned(make: Any) -> No
     world.servers[0].sock.close()
     assert world.events() & NativeEvent.LOST
     at_rest(world)
-    waiting = [world.ask(UNLINK, 1, name) for name in (b"a\0", b"b\0")]
-    for unique in waiting:
-        end = time.monotonic() + PATIENCE
-        while not isinstance(found := world.native.find(unique, down=True), Target):
-            assert time.monotonic() < end
-        assert world.native.abandon(found, 2)
+    for unique in [world.ask(UNLINK, 1, name) for name in (b"a\0", b"b\0")]:
+        assert world.native.abandon(waiting(world, unique), 2)
         assert world.answer() == (unique, errno.EINTR, b"")
 
 
