@@ -36,7 +36,7 @@ struct connection {
 
 static struct connection connections[CONNECTIONS_MAX];
 static uint32_t count, parked;
-static bool ending;
+static bool ending; /* set under every lock in turn, so that nobody misses it */
 
 int connection_add(int fd, uint32_t sent, uint32_t received, bool checksums, size_t send_limit, uint32_t max_payload)
 {
@@ -301,7 +301,7 @@ static bool wait_for_another(struct connection *connection, const char *why)
 	connection->parked = true;
 	if (__atomic_add_fetch(&parked, 1, __ATOMIC_ACQ_REL) == count)
 		native_raise(NATIVE_PARKED);
-	while (connection->parked && !ending)
+	while (connection->parked && !__atomic_load_n(&ending, __ATOMIC_RELAXED))
 		pthread_cond_wait(&connection->changed, &connection->lock);
 	another = !connection->parked;
 	pthread_mutex_unlock(&connection->lock);
@@ -361,7 +361,7 @@ void connections_end(void)
 	connections_shut();
 	for (uint32_t i = 0; i < count; i++) {
 		pthread_mutex_lock(&connections[i].lock);
-		ending = true;
+		__atomic_store_n(&ending, true, __ATOMIC_RELAXED);
 		pthread_cond_signal(&connections[i].changed);
 		pthread_mutex_unlock(&connections[i].lock);
 	}
