@@ -186,7 +186,7 @@ def test_any_number_of_readers(mounts: MountFactory, real: str, readers: int) ->
 def test_checksums_on_every_frame(real: str, scratch: Path) -> None:
     """A server at a firecracker: address asks for a checksum on each frame; its clients come to PATH_PORT."""
     source = scratch / "source"
-    source.mkdir(mode=0o700)  # else the server warns of what guests can leave there for others
+    source.mkdir()
     with Mount("serve", source, firecracker=True) as mount:
         data = random.Random(5).randbytes(3_000_000)
         (mount.path / "file").write_bytes(data)

@@ -62,7 +62,7 @@ def ordinary(real: str) -> Iterator[Runner]:
 def mine(ordinary: Runner, mounts: MountFactory, scratch: Path) -> Mount:
     """A directory of that user, mounted by him."""
     source = scratch / "mine"
-    source.mkdir(mode=0o700)  # else `serve` warns of what guests can leave there for others
+    source.mkdir()
     os.chown(source, NOBODY, NOBODY)
     mount = mounts(source=source, runner=ordinary)
     assert isinstance(mount, Mount)
