@@ -28,7 +28,9 @@ def source(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Path]:
     if kind == "bindfs":
         below = scratch / "below"
         below.mkdir()
-        with Mount("bindfs", below) as lower:
+        # Where its kernel keeps names and the machine is loaded, an inode of bindfs that is held open answers ENOENT to
+        # READLINK for a while after its name was replaced.
+        with Mount("bindfs", below, options=("-o", "entry_timeout=0,attr_timeout=0")) as lower:
             yield lower.path
         return
     if kind == "tmpfs":
