@@ -8,10 +8,11 @@ from fusepipe.cli import mounting
 from fusepipe.cli.command import Command
 from fusepipe.cli.daemon import go_to_background
 from fusepipe.cli.exits import ExitCode
-from fusepipe.cli.options import log_options, mount_options, set_up_logging
+from fusepipe.cli.options import log_options, mount_options, sandbox_option, set_up_logging
 from fusepipe.cli.places import absolute, check_apart, check_source
 from fusepipe.cli.policy import policy_options
 from fusepipe.server import Policy
+from fusepipe.server.options import SandboxLevel
 
 
 @click.command(
@@ -35,8 +36,9 @@ from fusepipe.server import Policy
 @click.argument("mnt", type=str)  # click.Path asks the mount, which may not answer
 @mount_options
 @policy_options
+@sandbox_option
 @log_options("warning")
-def bind(src: str, mnt: str, daemon: bool, policy: Policy, **options: Any) -> int:
+def bind(src: str, mnt: str, daemon: bool, policy: Policy, sandbox: SandboxLevel, **options: Any) -> int:
     """Mount the directory SRC on the directory MNT through the pipe, with nothing else to start.
 
     It stays in the foreground, prints one line when the mount is ready, and unmounts on SIGINT and SIGTERM.
@@ -49,4 +51,4 @@ def bind(src: str, mnt: str, daemon: bool, policy: Policy, **options: Any) -> in
     check_apart(src, mnt)
     source = absolute(src)
     client_options = mounting.MountArguments(**options).for_client(mnt, fsname=source)
-    return mounting.run_bind(source, client_options, policy)
+    return mounting.run_bind(source, client_options, policy, sandbox)

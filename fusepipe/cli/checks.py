@@ -250,6 +250,26 @@ def _effective_capabilities() -> int:
     return 0
 
 
+def sandbox() -> Finding:
+    """Which walls a session process can have around itself here, tried by one in a temporary directory."""
+    name = "sandbox"
+    import trio
+
+    from fusepipe.server import ServerError, ServerOptions, Volume, try_sandbox
+
+    with tempfile.TemporaryDirectory(prefix="fusepipe-doctor-") as folder:
+        try:
+            report = trio.run(try_sandbox, Volume("doctor", folder), ServerOptions(sandbox="prefer"))
+        except (ServerError, OSError) as error:
+            return Finding(name, Status.LIMITED, f"cannot be tried: {error}", "mend what is said of the server above")
+    held = ", ".join(report.held)
+    if not report.missing:
+        return Finding(name, Status.OK, held)
+    lacking = "; ".join(map(str, report.missing))
+    found = f"{held or 'nothing'}; without {lacking}: --sandbox require is refused"
+    return Finding(name, Status.LIMITED, found, "; ".join(dict.fromkeys(missing.remedy for missing in report.missing)))
+
+
 def trial_mount() -> Finding:
     """Whether a mount really works here: an empty directory is bound, looked at, and unmounted, in another process."""
     name = "trial mount"
@@ -265,6 +285,8 @@ def trial_mount() -> Finding:
             "-m",
             "fusepipe",
             "bind",
+            "--sandbox",
+            "prefer",
             "--log-level",
             "warning",
             str(source),
@@ -338,6 +360,7 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     privileges,
     open_files,
     vsock,
+    sandbox,
     trial_mount,
 )
 """All checks, in the order in which they are shown."""

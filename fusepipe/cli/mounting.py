@@ -16,6 +16,7 @@ from fusepipe.cli.running import run_until_stopped
 if TYPE_CHECKING:
     from fusepipe.client import MountEnd, MountOptions
     from fusepipe.server import Policy
+    from fusepipe.server.options import SandboxLevel
     from fusepipe.transport import Address
 
 BIND_VOLUME: Final = "bind"
@@ -74,13 +75,13 @@ class MountArguments:
         )
 
 
-def run_bind(source: str, options: "MountOptions", policy: "Policy") -> int:
+def run_bind(source: str, options: "MountOptions", policy: "Policy", sandbox: "SandboxLevel") -> int:
     """Serve the directory `source` from a process of its own and mount it.  Returns the exit code; raises as `_run`."""
-    from fusepipe.client import run_mount
-    from fusepipe.server import ServerOptions, Volume, start_session
+    from fusepipe.client import MountError, run_mount
+    from fusepipe.server import ServerOptions, Volume, check_sandbox, start_session
     from fusepipe.transport import Stream
 
-    options_of_server = ServerOptions(drain=BIND_DRAIN, native=options.native)
+    options_of_server = ServerOptions(drain=BIND_DRAIN, native=options.native, sandbox=sandbox)
 
     async def work(ready: Callable[[], None]) -> "MountEnd":
         async with start_session(Volume(BIND_VOLUME, source, options.read_only, policy), options_of_server) as process:
@@ -90,7 +91,12 @@ def run_bind(source: str, options: "MountOptions", policy: "Policy") -> int:
                 process.give(theirs)
                 return Stream(ours)
 
-            return await run_mount(connect, BIND_VOLUME, options, body_crc=False, ready=ready)
+            try:
+                return await run_mount(connect, BIND_VOLUME, options, body_crc=False, ready=ready)
+            except (MountError, BaseExceptionGroup):
+                if process.sandbox is not None:
+                    check_sandbox(process.sandbox, sandbox)
+                raise
 
     return _run(work, source, options.mountpoint)
 
@@ -120,7 +126,7 @@ def _run(work: Callable[[Callable[[], None]], Awaitable["MountEnd"]], shown: str
     `shown` is what the user called the other side.  Raises CommandError and StoppedEarly.
     """
     from fusepipe.client import MountError
-    from fusepipe.server import VolumeError
+    from fusepipe.server import SandboxError, VolumeError
     from fusepipe.transport import ConnectError
 
     is_ready = False
@@ -133,10 +139,12 @@ def _run(work: Callable[[Callable[[], None]], Awaitable["MountEnd"]], shown: str
 
     try:
         end = run_until_stopped(lambda: work(ready), is_ready=lambda: is_ready, stopping=lambda: notify("STOPPING=1"))
-    except (MountError, ConnectError, VolumeError, BaseExceptionGroup) as error:
+    except (MountError, ConnectError, VolumeError, SandboxError, BaseExceptionGroup) as error:
         first = next(leaves(error))
         if isinstance(first, MountError):
             code = ExitCode(first.exit_code)
+        elif isinstance(first, SandboxError):
+            code = ExitCode.NOT_PERMITTED
         elif isinstance(first, ConnectError):
             code = ExitCode.CONNECT
         elif isinstance(first, VolumeError):

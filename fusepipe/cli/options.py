@@ -9,6 +9,7 @@ import click
 from fusepipe import log
 from fusepipe.cli import report
 from fusepipe.cli.exits import CommandError, ExitCode
+from fusepipe.server.options import SANDBOX_LEVELS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -100,6 +101,18 @@ NATIVE_OPTION: Final[Callable[[Any], Any]] = click.option(
     help="Answer frequent requests in C where that is possible, or everything in Python.",
 )
 """Whether this side of the pipe takes its native path; for `bind` both sides."""
+
+
+def sandbox_option(command: Decorated) -> Decorated:
+    """--sandbox, of the commands that serve."""
+    return click.option(
+        "--sandbox",
+        type=click.Choice(SANDBOX_LEVELS),
+        default="none",
+        show_default=True,
+        help="Confine each session's process to its volume (docs/security.md): in every way or not at all, in those "
+        "ways that can be had here, or in none.",
+    )(command)
 
 
 def may_mount_for_others() -> bool:

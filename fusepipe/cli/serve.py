@@ -10,10 +10,11 @@ from fusepipe.cli.command import Command
 from fusepipe.cli.durations import Duration
 from fusepipe.cli.exits import CommandError, ExitCode, leaves
 from fusepipe.cli.notify import notify
-from fusepipe.cli.options import NATIVE_OPTION, log_options, set_up_logging
+from fusepipe.cli.options import NATIVE_OPTION, log_options, sandbox_option, set_up_logging
 from fusepipe.cli.policy import SocketMode, SocketOwner, UserId, policy_options
 from fusepipe.cli.running import run_until_stopped
 from fusepipe.server import Policy, PolicyError, ServerOptions, Volume, VolumeError
+from fusepipe.server.options import SandboxLevel
 from fusepipe.transport import Address, AddressError
 
 
@@ -64,7 +65,7 @@ class VolumeText(click.ParamType[Volume]):
             "for a Firecracker VM with that vsock device",
         ),
     ],
-    exit_codes=[ExitCode.VOLUME, ExitCode.CONNECT],
+    exit_codes=[ExitCode.VOLUME, ExitCode.CONNECT, ExitCode.NOT_PERMITTED],
 )
 @click.option(
     "--listen",
@@ -159,6 +160,7 @@ class VolumeText(click.ParamType[Volume]):
     help="Mounts that one machine, or one user of the host, may have at once on an address.",
 )
 @policy_options
+@sandbox_option
 @NATIVE_OPTION
 @log_options("info")
 def serve(
@@ -169,6 +171,7 @@ def serve(
     max_sessions: int,
     fd_budget: int | None,
     native: str,
+    sandbox: SandboxLevel,
     allow_cid: tuple[int, ...],
     allow_uid: tuple[int, ...],
     socket_mode: int | None,
@@ -183,7 +186,7 @@ def serve(
     SIGTERM and SIGINT let running requests end, and then end the server.
     """
     set_up_logging(**logging)
-    from fusepipe.server import ServerError, serve
+    from fusepipe.server import SandboxError, ServerError, serve
     from fusepipe.transport import ConnectError, ListenError, SocketFile
 
     try:
@@ -208,6 +211,7 @@ def serve(
         fd_budget=fd_budget,
         native=native == "auto",
         allowed_cids=allow_cid or None,
+        sandbox=sandbox,
     )
     try:
         run_until_stopped(
@@ -219,7 +223,9 @@ def serve(
         )
     except (ServerError, VolumeError, ListenError, ConnectError, BaseExceptionGroup) as error:
         first = next(leaves(error))
-        if isinstance(first, ServerError):
+        if isinstance(first, SandboxError):
+            code = ExitCode.NOT_PERMITTED
+        elif isinstance(first, ServerError):
             code = ExitCode.USAGE
         elif isinstance(first, VolumeError):
             code = ExitCode.VOLUME

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fusepipe.server.access import Access
-    from fusepipe.server.launching import SessionProcess, start_session
+    from fusepipe.server.launching import SessionProcess, check_sandbox, start_session, try_sandbox
     from fusepipe.server.listener import serve
-    from fusepipe.server.options import ServerError, ServerOptions
+    from fusepipe.server.options import SandboxError, ServerError, ServerOptions
     from fusepipe.server.policy import Policy, PolicyError
     from fusepipe.server.volumes import Volume, VolumeError
 
@@ -18,21 +18,24 @@ __all__ = [
     "Access",
     "Policy",
     "PolicyError",
+    "SandboxError",
     "ServerError",
     "ServerOptions",
     "SessionProcess",
     "Volume",
     "VolumeError",
+    "check_sandbox",
     "serve",
     "start_session",
+    "try_sandbox",
 ]
 
 _HOMES = {
-    "launching": ("SessionProcess", "start_session"),
+    "launching": ("SessionProcess", "check_sandbox", "start_session", "try_sandbox"),
     "listener": ("serve",),
     "access": ("Access",),
     "policy": ("Policy", "PolicyError"),
-    "options": ("ServerError", "ServerOptions"),
+    "options": ("SandboxError", "ServerError", "ServerOptions"),
     "volumes": ("Volume", "VolumeError"),
 }
 

@@ -1,19 +1,23 @@
 """What goes over the control socket from a launcher to its session process: first what to be, then connections.
 
+Once, something comes back: what the session process could make of its sandbox.
+
 The socket is a Unix SOCK_SEQPACKET pair, so a message is whole or not there; file descriptors travel beside it
 (SCM_RIGHTS, unix(7)).  Both ends are the same version of the same program, and the guest never reaches it.
 """
 
 import array
 import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from msgpack import packb, unpackb  # type: ignore[import-untyped]  # it brings no type information
 
 from fusepipe import log
 from fusepipe.server.options import ServerOptions
 from fusepipe.server.policy import Policy
+from fusepipe.server.sandbox import Missing, Prepared, Report
 from fusepipe.wire import ServerLimits
 
 MAX_MESSAGE = 128 * 1024
@@ -34,6 +38,9 @@ class Begin:
     policy: Policy
     options: ServerOptions
     log: log.Settings
+    prepared: Prepared
+    trial: bool = False
+    """Only to see what sandbox can be had: the process ends once it has said so."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Give:
     body_crc: bool
 
 
-Message: TypeAlias = Begin | Give
+Message: TypeAlias = Begin | Give | Report
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -66,15 +73,18 @@ def send(control: socket.socket, message: Message, fds: list[int]) -> None:
 def receive(control: socket.socket) -> tuple[Message, list[int]] | None:
     """Wait for a message; the file descriptors are the caller's.  None: the launcher has closed its end, or is gone."""
     fds = array.array("i")
-    data, ancillary, _flags, _address = control.recvmsg(
-        MAX_MESSAGE, socket.CMSG_LEN(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
+    try:
+        data, ancillary, _flags, _address = control.recvmsg(
+            MAX_MESSAGE, socket.CMSG_LEN(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:  # it went without having read what was said to it
+        return None
     for _level, _kind, rights in ancillary:
         fds.frombytes(rights)
     if not data:
         return None
     kind, values = unpackb(data, unicode_errors=_ERRORS)
-    return (_begin(values) if kind == Begin.__name__ else Give(**values)), list(fds)
+    return _MESSAGES[kind](values), list(fds)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -94,4 +104,19 @@ def _begin(values: dict[str, Any]) -> Begin:
         policy[name] = tuple(map(tuple, policy[name]))
     squash_all = policy.pop("squash_all")
     values["policy"] = Policy(**policy, squash_all=None if squash_all is None else tuple(squash_all))
-    return Begin(**values, options=ServerOptions(limits=limits, **options), log=log.Settings(**settings, trace=trace))
+    return Begin(
+        **values | {"prepared": Prepared(**values["prepared"])},
+        options=ServerOptions(limits=limits, **options),
+        log=log.Settings(**settings, trace=trace),
+    )
+
+
+def _report(values: dict[str, Any]) -> Report:
+    return Report(tuple(values["held"]), tuple(Missing(**missing) for missing in values["missing"]))
+
+
+_MESSAGES: Final[dict[str, Callable[[dict[str, Any]], Message]]] = {
+    Begin.__name__: _begin,
+    Give.__name__: lambda values: Give(**values),
+    Report.__name__: _report,
+}

@@ -1,10 +1,13 @@
 """Starting a session process, and what its launcher holds of it."""
 
+import errno
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,13 +18,19 @@ import trio
 import fusepipe
 from fusepipe import log
 from fusepipe.server import control
-from fusepipe.server.options import ServerOptions
+from fusepipe.server.options import SandboxError, SandboxLevel, ServerError, ServerOptions
+from fusepipe.server.sandbox import Prepared, Report
+from fusepipe.server.seccomp import program
 from fusepipe.server.tables import create_memfd
 from fusepipe.server.volumes import Volume
+from fusepipe.syscalls import part_children
 from fusepipe.wire.codec import ID_SIZE
 
 KILL_PATIENCE = 2.0
 """Seconds beyond `ServerOptions.drain` until a session process that was told to end is killed."""
+
+TRIAL_PATIENCE = 30.0
+"""Seconds in which a session process that is only tried must have said what sandbox it has."""
 
 # Appended to the module search path, not put before it, and without the working directory (-P): the session process
 # must find this fusepipe wherever it was imported from, and nothing else that happens to lie around.
@@ -39,6 +48,7 @@ class SessionProcess:
         self._control = control_socket
         self._pidfd = os.pidfd_open(process.pid)
         self._drain = drain
+        self._report: Report | None = None
 
     @property
     def pid(self) -> int:
@@ -49,6 +59,22 @@ class SessionProcess:
     def status(self) -> int | None:
         """What `wait` returned; None before."""
         return self._process.returncode
+
+    @property
+    def sandbox(self) -> Report | None:
+        """What sandbox the process has; None until it has said so."""
+        for _ in range(2):  # that the process is gone may be told before what it had said
+            if self._report is not None:
+                break
+            try:
+                received = control.receive(self._control)
+            except OSError:  # nothing has come yet
+                break
+            if received is not None:
+                report, _fds = received
+                assert isinstance(report, Report)
+                self._report = report
+        return self._report
 
     def give(self, sock: socket.socket, first_frame: bytes = b"", *, body_crc: bool = False) -> None:
         """Hand over a connected stream socket, which is closed here in any case.
@@ -104,11 +130,12 @@ class SessionProcess:
         await self.aclose()
 
 
-def start_session(volume: Volume, options: ServerOptions | None = None) -> SessionProcess:
+def start_session(volume: Volume, options: ServerOptions | None = None, *, trial: bool = False) -> SessionProcess:
     """Start a session process for one client of `volume`.  It waits for its connections: `give`.
 
-    It ends by itself when the last of them has ended and its grace is over.  Blocks for a few milliseconds.  Raises
-    VolumeError, and OSError where the system gives no more processes, memory or file descriptors.
+    It ends by itself when the last of them has ended and its grace is over.  `trial`: when it has said what sandbox
+    it has.  Blocks for a few milliseconds.  Raises VolumeError, and OSError where the system gives no more processes,
+    memory or file descriptors.
     """
     options = options or ServerOptions()
     session_id = secrets.token_bytes(ID_SIZE)
@@ -121,27 +148,95 @@ def start_session(volume: Volume, options: ServerOptions | None = None) -> Sessi
         stack.enter_context(theirs)
         with ExitStack() as undo:
             undo.enter_context(ours)
-            begin = control.Begin(session_id, volume.name, volume.read_only, volume.policy, options, log.current())
-            control.send(ours, begin, [memfd, root])
-            process = _spawn(theirs)
+            process, no_processes = _spawn(theirs, options.sandbox)
             undo.callback(_destroy, process)
+            # The process loads its modules meanwhile.
+            prepared = _prepare(options.sandbox, no_processes)
+            settings = log.current()
+            policy = volume.policy
+            begin = control.Begin(session_id, volume.name, volume.read_only, policy, options, settings, prepared, trial)
+            control.send(ours, begin, [memfd, root])
             session = SessionProcess(process, ours, session_id, options.drain)
             undo.pop_all()
         return session
 
 
-def _spawn(theirs: socket.socket) -> "subprocess.Popen[bytes]":
+async def try_sandbox(volume: Volume, options: ServerOptions) -> Report:
+    """What sandbox a session of `volume` would have.
+
+    Raises as `start_session`, SandboxError where a wall cannot be had that is required, and ServerError where the trial
+    does not work.
+    """
+    async with start_session(volume, options, trial=True) as session:
+        with trio.move_on_after(TRIAL_PATIENCE):
+            await session.wait()
+        report = session.sandbox
+    if report is None:
+        raise ServerError("a session process cannot say what sandbox it has", "see the log lines before this one")
+    check_sandbox(report, options.sandbox)
+    return report
+
+
+def check_sandbox(report: Report, level: SandboxLevel) -> None:
+    """Raises SandboxError where a wall is missing that is required."""
+    if level == "require" and report.missing:
+        missing = report.missing[0]
+        raise SandboxError(
+            f"the sandbox of a session cannot be had, {missing}", f"{missing.remedy}; or give --sandbox prefer"
+        )
+
+
+def _prepare(level: SandboxLevel, no_processes: str) -> Prepared:
+    if level == "none":
+        return Prepared()
+    try:
+        return Prepared(program(), no_processes=no_processes)
+    except OSError as error:
+        return Prepared(no_filter=error.strerror or str(error), no_processes=no_processes)
+
+
+def _spawn(theirs: socket.socket, level: SandboxLevel) -> "tuple[subprocess.Popen[bytes], str]":
+    """The process, and why it has no pid namespace of its own."""
     place = str(Path(fusepipe.__file__).parent.parent)
     command: Sequence[str] = [sys.executable, "-P", "-c", _CODE, str(theirs.fileno()), place]
-    return subprocess.Popen(
-        command,
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        # Whoever reads what the command prints must not have to wait for the end of its sessions.
-        stdout=subprocess.DEVNULL,
-        # A terminal's Ctrl-C is for the command alone: sessions end after their clients have unmounted.
-        start_new_session=True,
-    )
+    started: list[subprocess.Popen[bytes]] = []
+    errors: list[OSError] = []
+    apart = ""
+
+    def start() -> None:
+        nonlocal apart
+        if level != "none":
+            try:
+                part_children()
+            except OSError as error:
+                apart = error.strerror or str(error)
+        # As the first of its pid namespace it would never get a signal that it is not prepared for yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                # Whoever reads what the command prints must not have to wait for the end of its sessions.
+                stdout=subprocess.DEVNULL,
+                # A terminal's Ctrl-C is for the command alone: sessions end after their clients have unmounted.
+                start_new_session=True,
+            )
+        except OSError as error:
+            errors.append(error)
+        else:
+            started.append(process)
+
+    # What it does to itself concerns its children, and then nobody any more.
+    thread = threading.Thread(target=start, name="start of a session")
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "no more threads can be started") from error
+    thread.join()
+    if errors:
+        raise errors[0]
+    return started[0], apart
 
 
 def _destroy(process: "subprocess.Popen[bytes]") -> None:

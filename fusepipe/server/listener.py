@@ -16,7 +16,7 @@ import trio
 from fusepipe import log
 from fusepipe.server.access import who
 from fusepipe.server.exposure import exposed
-from fusepipe.server.launching import SessionProcess, start_session
+from fusepipe.server.launching import SessionProcess, start_session, try_sandbox
 from fusepipe.server.options import ServerError, ServerOptions
 from fusepipe.server.volumes import Volume, VolumeError
 from fusepipe.transport import (
@@ -84,6 +84,9 @@ async def serve(
     for volume in volumes:
         volume.check()
         _check_policy(volume)
+    options = options or ServerOptions()
+    if options.sandbox == "require":
+        await try_sandbox(volumes[0], options)
     # Two descriptors for each session, and one for each connection that has not said what it wants.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -94,7 +97,7 @@ async def serve(
             if source is not None:
                 stack.callback(source.close)
             sources.append((address, source))
-        await _Server(named, options or ServerOptions()).run(sources, ready)
+        await _Server(named, options).run(sources, ready)
 
 
 def _check_policy(volume: Volume) -> None:

@@ -2,6 +2,7 @@
 
 import resource
 from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 from fusepipe.wire import ServerLimits
 
@@ -9,6 +10,9 @@ FDS_PER_REQUEST = 4
 """Descriptors that a request may need while it runs, beside those of the tables."""
 
 MOST_REQUESTS = 256
+
+SandboxLevel: TypeAlias = Literal["require", "prefer", "none"]
+SANDBOX_LEVELS: Final[tuple[SandboxLevel, ...]] = ("require", "prefer", "none")
 
 
 class ServerError(Exception):
@@ -26,6 +30,10 @@ def default_limits() -> ServerLimits:
     return ServerLimits(request_slots=max(1, min(MOST_REQUESTS, hard // 4 // FDS_PER_REQUEST)))
 
 
+class SandboxError(ServerError):
+    """A wall of the sandbox that is required and cannot be had."""
+
+
 @dataclass(frozen=True)
 class ServerOptions:
     """Limits and patience.  All have defaults that suit a server for many guests.
@@ -40,6 +48,8 @@ class ServerOptions:
     max_sessions_per_peer  how many of them one machine or user may have; one more is refused
     allowed_uids  the users of this host that may connect over Unix sockets; None: all that may open the socket
     allowed_cids  the context ids of machines that may connect over vsock; None: all that reach the port
+    sandbox       what walls session processes have around them (docs/security.md): all, or they do not start
+                  ("require"); those that can be had ("prefer"); none
     """
 
     limits: ServerLimits = field(default_factory=default_limits)
@@ -51,3 +61,4 @@ class ServerOptions:
     max_sessions_per_peer: int = 128
     allowed_uids: tuple[int, ...] | None = None
     allowed_cids: tuple[int, ...] | None = None
+    sandbox: SandboxLevel = "none"

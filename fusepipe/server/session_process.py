@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from time import monotonic
 from typing import NoReturn
 
@@ -27,6 +27,7 @@ from fusepipe.server.dispatcher import dispatcher
 from fusepipe.server.handlers import HANDLERS
 from fusepipe.server.native import Native
 from fusepipe.server.options import FDS_PER_REQUEST, ServerOptions
+from fusepipe.server.sandbox import Sandbox, enter
 from fusepipe.server.session import Session
 from fusepipe.server.tables import Tables
 from fusepipe.syscalls import facts, install_interrupt_handler
@@ -46,21 +47,31 @@ MAX_FD_BUDGET = 32768
 
 def main() -> NoReturn:
     """What runs in the process: `python -c ... CONTROL_FD PLACE`."""
+    pid = _pid()
     try:
-        status = _run(socket.socket(fileno=int(sys.argv[1])))
+        status = _run(socket.socket(fileno=int(sys.argv[1])), pid)
     except BaseException as error:
-        log.get_logger("server").error("a session process failed", pid=os.getpid(), error=error)
+        log.get_logger("server").error("a session process failed", pid=pid, error=error)
         status = 1
     # Without an interpreter's shutdown: threads may wait in system calls that cannot be interrupted.
     os._exit(status)
 
 
-def _run(channel: socket.socket) -> int:
+def _pid() -> int:
+    """This process's id as everybody else sees it: in its own pid namespace it is 1."""
+    try:
+        return int(os.readlink("/proc/self"))
+    except OSError:
+        return os.getpid()
+
+
+def _run(channel: socket.socket, pid: int) -> int:
     """Serve one session; returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stop = _Stop(wake)
     signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # the launcher has blocked it
     received = control.receive(channel)
     if received is None:
         return 0
@@ -68,24 +79,30 @@ def _run(channel: socket.socket) -> int:
     assert isinstance(begin, control.Begin)
     log.apply(begin.log)
     log.log_uncaught()
-    logger = log.get_logger("server").bind(volume=begin.volume, pid=os.getpid())
+    logger = log.get_logger("server").bind(volume=begin.volume, pid=pid)
     faulthandler.enable()
     os.umask(0)  # the mode that comes with a request is what the guest's kernel made of its umask
     os.chdir("/")
     install_interrupt_handler(INTERRUPT_SIGNAL)
+    most_fds = _raise_fd_limit()
+    sandbox = enter(root, begin.prepared, level=begin.options.sandbox, read_only=begin.read_only)
+    if not _tell(channel, sandbox, begin, logger):
+        return 0 if begin.trial else 1
     if begin.policy.squash_all is not None:
         become(*begin.policy.squash_all)
     capabilities = facts().capabilities
     tables = Tables(
         memfd,
-        root,
-        fd_budget=_fd_budget(begin.options, by_handle="dac_read_search" in capabilities),
+        sandbox.root,
+        fd_budget=_fd_budget(begin.options, most_fds, by_handle="dac_read_search" in capabilities),
         privileged={"setuid", "setgid"} <= capabilities,
         read_only=begin.read_only,
         policy=begin.policy,
+        proc_fd=sandbox.proc_fd,
     )
-    os.close(memfd)
-    os.close(root)
+    for fd in (memfd, sandbox.root, sandbox.proc_fd):
+        if fd >= 0:
+            os.close(fd)
     # Runs in the main thread, which the kernel prefers for it, so no worker's system call ends early (signal(7)).
     signal.signal(STATISTICS_SIGNAL, lambda *_: logger.info("statistics of a session", **tables.statistics()))
     # A traced request has to pass where it is logged.
@@ -141,6 +158,21 @@ def become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def _tell(channel: socket.socket, sandbox: Sandbox, begin: control.Begin, logger: log.Logger) -> bool:
+    """Tell the launcher and the log what sandbox there is: whether to go on."""
+    report = sandbox.report
+    held, missing = ", ".join(report.held), "; ".join(map(str, report.missing))
+    with suppress(OSError):  # a launcher that is gone does not ask
+        control.send(channel, report, [])
+    refused = begin.options.sandbox == "require" and bool(report.missing)
+    if not begin.trial and refused:
+        remedy = f"{report.missing[0].remedy}; or give --sandbox prefer"
+        logger.error("a session cannot have its sandbox", missing=missing, remedy=remedy)
+    elif not begin.trial and begin.options.sandbox != "none":
+        logger.info("the sandbox of a session", held=held, **({"missing": missing} if missing else {}))
+    return not begin.trial and not refused
+
+
 def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: Session, grace: float) -> bool:
     """Give the session what arrives on the control socket, until it ends or SIGTERM comes.
 
@@ -174,16 +206,21 @@ def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: S
     return True
 
 
-def _fd_budget(options: ServerOptions, *, by_handle: bool) -> int:
-    """Raise the limit of descriptors as far as this process may, and say how many of them inodes and handles get.
+def _raise_fd_limit() -> int:
+    """Raise the limit of descriptors as far as this process may: how many that is."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _fd_budget(options: ServerOptions, most: int, *, by_handle: bool) -> int:
+    """How many of `most` descriptors inodes and handles get.
 
     What else needs some: each request that runs, each wait for a lock, connections, and what every process has.
     """
     limits = options.limits
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     running = FDS_PER_REQUEST * limits.request_slots + limits.lock_slots
-    room = hard - min(running, hard // 2) - limits.connections - 64
+    room = most - min(running, most // 2) - limits.connections - 64
     wanted = options.fd_budget or (min(room, MAX_FD_BUDGET) if by_handle else room)
     return max(MIN_FD_BUDGET, min(wanted, room))
 

@@ -5,6 +5,14 @@
 
 from .native import Ended, NativeSession, NativeSocket, Received
 from .process import Facts, facts, install_interrupt_handler
+from .sandbox import (
+    confine_to,
+    filter_calls,
+    keep_capabilities,
+    leave_network,
+    part_children,
+    renounce_privileges,
+)
 from .tree import (
     AttributeChanges,
     Attributes,
@@ -31,7 +39,13 @@ __all__ = [
     "Received",
     "Tree",
     "bytes_per_inode",
+    "confine_to",
     "create_memfd",
     "facts",
+    "filter_calls",
     "install_interrupt_handler",
+    "keep_capabilities",
+    "leave_network",
+    "part_children",
+    "renounce_privileges",
 ]

@@ -37,6 +37,7 @@ SOURCES = (
     "policy",
     "process",
     "ranges",
+    "sandbox",
     "slots",
     "xattrs",
 )
@@ -67,7 +68,8 @@ ffi.cdef(
     };
 
     int tables_create(uint32_t slots, uint32_t inodes, uint32_t handles);
-    struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only, int *error);
+    struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only,
+                               int proc_fd, int *error);
     void tables_close(struct tables *t);
     void tables_statistics(struct tables *t, struct counters *counters, uint64_t *lookups);
     size_t tables_bytes_per_inode(void);
@@ -182,6 +184,13 @@ ffi.cdef(
 
     int install_interrupt_handler(int signal_number);
     int effective_capabilities(uint64_t *bits);
+
+    int sandbox_part_children(void);
+    int sandbox_volume(int root_fd, bool read_only, int *proc_fd);
+    int sandbox_network(void);
+    int sandbox_capabilities(uint64_t kept);
+    int sandbox_privileges(void);
+    int sandbox_filter(const void *program, size_t size);
     """
 )
 ffi.set_source(

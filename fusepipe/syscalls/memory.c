@@ -123,9 +123,11 @@ static int open_root(struct tables *t, int root_fd)
 
 /*
  * Maps a memfd of tables_create for the directory `root_fd`, with all that rows in it say.  Both descriptors stay the
- * caller's.  NULL, and -errno in `error`: EINVAL where the memfd is none of ours, ESTALE where its root is another.
+ * caller's, as does `proc_fd`: /proc/self/fd where that is the working directory, or -1, then it is opened by its path.
+ * NULL, and -errno in `error`: EINVAL where the memfd is none of ours, ESTALE where its root is another.
  */
-struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only, int *error)
+struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only, int proc_fd,
+                           int *error)
 {
     struct tables *t = calloc(1, sizeof *t);
     struct tables_header h;
@@ -159,7 +161,11 @@ struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool priv
         !valid(&h, (uint64_t)st.st_size))
         goto failed;
     t->memfd = fcntl(memfd, F_DUPFD_CLOEXEC, 0);
-    t->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc_fd < 0)
+        t->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    else
+        t->proc_fd = fcntl(proc_fd, F_DUPFD_CLOEXEC, 0);
+    t->proc_prefix = proc_fd < 0 ? "/proc/self/fd/" : "";
     if (t->memfd < 0 || t->proc_fd < 0) {
         *error = -errno;
         goto failed;

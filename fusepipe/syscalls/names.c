@@ -83,8 +83,8 @@ static int open_parent(struct tables *t, int directory)
     int above = parent < 0 ? -1 : fcntl(parent, F_DUPFD_CLOEXEC, 0);
     uint64_t dev = 0, ino = 0;
 
-    if (parent < 0)
-        return -errno;
+    if (parent < 0)   /* the kernel itself does not go up from outside the root of a mount (sandbox.c) */
+        return errno == ENOENT ? -ESTALE : -errno;
     for (int step = 0; above >= 0 && step < DEEPEST; step++) {
         struct stat st;
         int next;

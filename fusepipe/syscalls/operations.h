@@ -131,6 +131,14 @@ void xattr_out(const struct tables *t, const char *name, char *value, size_t siz
 int install_interrupt_handler(int signal_number);
 int effective_capabilities(uint64_t *bits);
 
+/* sandbox.c */
+int sandbox_part_children(void);
+int sandbox_volume(int root_fd, bool read_only, int *proc_fd);
+int sandbox_network(void);
+int sandbox_capabilities(uint64_t kept);
+int sandbox_privileges(void);
+int sandbox_filter(const void *program, size_t size);
+
 /* shared by the operations */
 int check_name(const char *name, size_t size);
 int enter_name(struct tables *t, int directory, const char *name, uint64_t *entry);

@@ -14,8 +14,10 @@ CAPABILITIES = {
     4: "fsetid",
     6: "setgid",
     7: "setuid",
+    9: "linux_immutable",
     21: "sys_admin",
     27: "mknod",
+    31: "setfcap",
 }
 """Those of capabilities(7) that serving a directory uses, by their numbers in linux/capability.h."""
 

@@ -136,6 +136,7 @@ struct tables {
     struct inode *inodes;
     struct handle *handles;
     int memfd, proc_fd;              /* proc_fd is /proc/self/fd: a link in it stands for the inode itself */
+    const char *proc_prefix;         /* what a path to a link in it begins with */
     uint64_t fd_budget;
     bool privileged, read_only;
     struct policy policy;
@@ -160,7 +161,8 @@ struct tables {
 
 /* memory.c */
 int tables_create(uint32_t slots, uint32_t inodes, uint32_t handles);
-struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only, int *error);
+struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only,
+                           int proc_fd, int *error);
 void tables_close(struct tables *t);
 void tables_statistics(struct tables *t, struct counters *counters, uint64_t *lookups);
 size_t tables_bytes_per_inode(void);

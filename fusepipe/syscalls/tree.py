@@ -122,9 +122,11 @@ class Tree:
     is to see; ESTALE for a node, EBADF for a handle that is not known.  Nodes and handles are never given twice.
     """
 
-    def __init__(self, memfd: int, root_fd: int, *, fd_budget: int, privileged: bool, read_only: bool) -> None:
+    def __init__(
+        self, memfd: int, root_fd: int, *, fd_budget: int, privileged: bool, read_only: bool, proc_fd: int = -1
+    ) -> None:
         error = ffi.new("int *")
-        tables = lib.tables_open(memfd, root_fd, fd_budget, privileged, read_only, error)
+        tables = lib.tables_open(memfd, root_fd, fd_budget, privileged, read_only, proc_fd, error)
         if not tables:
             fail(error[0])
         self._tables: Any = tables

@@ -1,6 +1,6 @@
 /*
- * Extended attributes, by the path /proc/self/fd/N: the calls on descriptors refuse O_PATH ones.  The link leads to the
- * inode itself, also to a symlink, whose trusted.* and security.* are reached like that and whose user.* the kernel
+ * Extended attributes, by the path /proc/self/fd/N, or N where that is the working directory: the calls on descriptors
+ * refuse O_PATH ones.  The link leads to the inode itself, also to a symlink, whose trusted.* and security.* are reached like that and whose user.* the kernel
  * refuses (xattr(7)).
  */
 #include "operations.h"
@@ -13,12 +13,12 @@
 
 struct proc_path { char text[sizeof "/proc/self/fd/" + sizeof(struct proc_name)]; };
 
-static struct proc_path proc_path(int fd)
+static struct proc_path proc_path(const struct tables *t, int fd)
 {
     struct proc_path path;
     struct proc_name name = proc_name(fd);
 
-    memcpy(path.text, "/proc/self/fd/", sizeof "/proc/self/fd/");
+    strcpy(path.text, t->proc_prefix);
     strcat(path.text, name.text);
     return path;
 }
@@ -32,7 +32,7 @@ static int begin(struct tables *t, uint64_t node, const char *name, size_t size,
         return size > XATTR_NAME_LIMIT ? -ERANGE : -EINVAL;
     error = inode_use(t, node, used);
     if (!error)
-        *path = proc_path(used->fd);
+        *path = proc_path(t, used->fd);
     return error;
 }
 
@@ -80,7 +80,7 @@ int tree_getxattr_quick(struct tables *t, uint64_t node, const char *name, size_
         inode_done(t, &used);
         return -EAGAIN;
     }
-    got = end(t, &used, getxattr(proc_path(used.fd).text, name, value, room));
+    got = end(t, &used, getxattr(proc_path(t, used.fd).text, name, value, room));
     if (got > 0 && room)
         xattr_out(t, name, value, (size_t)got);
     return got >= 0 || got == -ENODATA ? got : -EAGAIN;

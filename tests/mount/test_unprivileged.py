@@ -190,3 +190,19 @@ def test_what_only_root_may_ask_for(ordinary: Runner, scratch: Path, option: str
     word = {"--allow-other": "user_allow_other", "--suid": "root", "--dev": "root"}[option]
     assert word in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.once
+def test_a_sandbox_that_he_cannot_have(ordinary: Runner, scratch: Path) -> None:
+    for name in ("source", "mnt"):
+        (scratch / name).mkdir()
+        os.chown(scratch / name, NOBODY, NOBODY)
+    ended = ordinary.call("bind", "--sandbox", "require", scratch / "source", scratch / "mnt")
+    assert ended.returncode == NOT_PERMITTED, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert "the sandbox of a session cannot be had, processes: Operation not permitted; run as root" in last
+    assert last.endswith("or give --sandbox prefer")
+    found = json.loads(ordinary.call("doctor", "--format", "json").stdout)
+    [sandbox] = [entry for entry in found if entry["name"] == "sandbox"]
+    assert sandbox["status"] == "limited"
+    assert sandbox["found"].startswith("capabilities, privileges, calls; without processes: Operation not permitted;")

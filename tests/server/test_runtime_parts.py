@@ -10,6 +10,7 @@ import pytest
 from fusepipe import log
 from fusepipe.server import Policy, ServerOptions, control
 from fusepipe.server.interrupts import Interrupts
+from fusepipe.server.sandbox import Missing, Prepared, Report
 from fusepipe.server.threads import Threads
 from fusepipe.wire import ServerLimits
 
@@ -130,7 +131,8 @@ def test_what_a_launcher_says_arrives_with_its_descriptors(tmp_path: Any) -> Non
     options = ServerOptions(limits=ServerLimits(request_slots=7), fd_budget=99, drain=1.5)
     settings = log.Settings("debug", "json", frozenset({"server", "wire"}))
     policy = Policy(True, False, ((0, 100000, 1000), (5000, 5, 1)), ((0, 7, 1),), True)
-    begin = control.Begin(b"i" * 16, "name\udcff", True, policy, options, settings)
+    prepared = Prepared(b"\0program", no_processes="no right")
+    begin = control.Begin(b"i" * 16, "name\udcff", True, policy, options, settings, prepared)
     ours, theirs = control.pair()
     with ours, theirs:
         read, write = os.pipe()
@@ -156,3 +158,15 @@ def test_a_session_process_that_hangs_is_not_waited_for() -> None:
     with ours, theirs, pytest.raises(BlockingIOError):
         while True:
             control.send(ours, control.Give(bytes(30_000), False), [])
+
+
+def test_a_launcher_that_goes_without_listening_is_gone() -> None:
+    ours, theirs = control.pair()
+    with ours, theirs:
+        report = Report(("mounts",), (Missing("calls", "no library", "install it"),))
+        control.send(theirs, report, [])
+        control.send(theirs, report, [])
+        assert control.receive(ours) == (report, [])
+        ours.close()
+        assert control.receive(theirs) is None
+        assert control.receive(theirs) is None

@@ -45,20 +45,24 @@ class Tables:
         privileged: bool,
         read_only: bool = False,
         policy: Policy | None = None,
+        proc_fd: int = -1,
     ) -> None:
         """Maps a memfd of `create_memfd`; one that was used before goes on with its inodes, handles and slots.
 
         `root` is a path or a descriptor of the volume's directory; it and `memfd` stay the caller's.  `fd_budget`
         limits descriptors of open handles and cached inodes together; calls that run need up to 3 more each, a
-        filesystem in the volume one.  `privileged`: files are made as the caller, which needs root.  Raises OSError
-        where the root is missing or not a directory, ValueError where the memfd is none of ours or belongs to another
-        directory.
+        filesystem in the volume one.  `privileged`: files are made as the caller, which needs root.  `proc_fd`:
+        /proc/self/fd, which then has to be the working directory and stays the caller's; -1: it is found by its path.
+        Raises OSError where the root is missing or not a directory, ValueError where the memfd is none of ours or
+        belongs to another directory.
         """
         if fd_budget < LEAST_BUDGET:
             raise ValueError(f"fd_budget is {fd_budget}; the least is {LEAST_BUDGET}")
         root_fd = root if isinstance(root, int) else os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.tree = Tree(memfd, root_fd, fd_budget=fd_budget, privileged=privileged, read_only=read_only)
+            self.tree = Tree(
+                memfd, root_fd, fd_budget=fd_budget, privileged=privileged, read_only=read_only, proc_fd=proc_fd
+            )
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise ValueError("the memfd does not hold tables of this version") from error

@@ -1,0 +1,256 @@
+"""The sandbox of session processes: what it stops, what it lets pass, and what is said where it cannot be had."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import tests.server.breakout as breakout
+from fusepipe import syscalls
+from fusepipe.server import SandboxError, ServerError, ServerOptions, Volume, check_sandbox, launching, try_sandbox
+from fusepipe.server import sandbox as sandboxes
+from fusepipe.server.sandbox import KEPT, Missing, Prepared, Report, enter
+from fusepipe.server.seccomp import program
+from fusepipe.syscalls import part_children
+from fusepipe.syscalls.process import CAPABILITIES
+from fusepipe.wire import messages as m
+from tests.server.processes import connected, ended, session
+from tests.server.volume import needs_root
+
+WALLS = ("processes", "mounts", "network", "capabilities", "privileges", "calls")
+NAMESPACES = ("mnt", "pid", "net", "ipc")
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A directory with something beside it that nobody inside may see."""
+    folder = tmp_path / "volume"
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "inside").write_text("inside")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "absolute").symlink_to(tmp_path / "secret")
+    (folder / "relative").symlink_to("../secret")
+    return folder
+
+
+def status(pid: int) -> dict[str, str]:
+    """The lines of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def namespaces(pid: int | str) -> dict[str, str]:
+    """Which ones a process is in."""
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+
+
+def walls_of(pid: int) -> None:
+    """Look at a confined process from outside."""
+    own, its = namespaces("self"), namespaces(pid)
+    assert not set(own.values()) & set(its.values())
+    about = status(pid)
+    assert about["NoNewPrivs"] == "1"
+    assert about["Seccomp"] == "2"
+    kept = sum(1 << number for number, name in CAPABILITIES.items() if name in KEPT)
+    held = int(status(os.getpid())["CapEff"], 16)
+    assert int(about["CapEff"], 16) == int(about["CapPrm"], 16) == kept & held
+    assert int(about["CapInh"], 16) == int(about["CapAmb"], 16) == 0
+    assert int(about["CapBnd"], 16) & ~kept == 0
+    assert about["NSpid"].split()[-1] == "1"
+    mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    assert len(mounts) == 1, "the volume and nothing else"
+    flags = set(mounts[0].split()[5].split(","))
+    assert {"nosuid", "nodev"} <= flags
+
+
+@pytest.fixture
+def tried(volume: Path, request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, str], int]]:
+    """What each attempt to break out came to, and the pid of the process that tried and still is there."""
+    about = json.dumps({"secret": str(volume.parent / "secret"), "pid": os.getpid()})
+    mode = getattr(request, "param", "rw")
+    place = str(Path(breakout.__file__).parents[2])
+    command = [sys.executable, "-P", breakout.__file__, str(volume), mode, about]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        part_children()
+        started.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": place}
+            )
+        )
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    [process] = started
+    with process:
+        assert process.stdout is not None
+        answer: dict[str, Any] = json.loads(process.stdout.readline() or "{}")
+        assert answer.get("missing") == []
+        yield answer["found"], process.pid
+    assert process.returncode == 0
+
+
+@needs_root
+def test_every_attempt_to_break_out_fails(tried: tuple[dict[str, str], int]) -> None:
+    found, pid = tried
+    allowed = {
+        name: found.pop(name) for name in ("write to the volume", "read the volume", "reach itself by /proc/self/fd")
+    }
+    assert set(allowed.values()) == {"done"}
+    assert len(found) > 50
+    assert not {name: outcome for name, outcome in found.items() if outcome == "done"}
+    walls_of(pid)
+
+
+@needs_root
+def test_what_stops_an_attempt_is_what_was_meant_to_stop_it(tried: tuple[dict[str, str], int]) -> None:
+    found, _pid = tried
+    nowhere = {name: found[name] for name in found if name.startswith(("open a file", "follow", "reach "))}
+    assert set(nowhere.values()) <= {"ENOENT", "ENOTDIR", "done"}, nowhere
+    assert found["climb from the root"] == found["climb from a directory"] == "EXDEV"
+    assert found["open a character device"] == found["open the disk of the volume"] == "EACCES"
+    assert found["start a process by clone3"] == "ENOSYS"
+    others = {outcome for name, outcome in found.items() if name.startswith(("a ", "an ", "mount", "start a program"))}
+    assert others == {"EPERM"}
+
+
+@needs_root
+@pytest.mark.parametrize("tried", ["ro"], indirect=True)
+def test_a_read_only_volume_cannot_be_written_to_by_anything(tried: tuple[dict[str, str], int]) -> None:
+    found, _pid = tried
+    assert found["write to the volume"] == "EROFS"
+    assert found["read the volume"] == "done"
+
+
+@needs_root
+def test_a_session_process_is_in_there(volume: Path) -> None:
+    with session(volume, ServerOptions(sandbox="require")) as process, connected(process) as client:
+        assert client.call(m.GetattrRequest(1, 0))[0] == 0
+        assert process.sandbox == Report(WALLS)
+        walls_of(process.pid)
+        client.bye()
+        assert ended(process) == 0
+
+
+@needs_root
+def test_what_is_mounted_below_the_volume_is_there(volume: Path, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", volume / "a"], check=True)
+    try:
+        (volume / "a" / "deep").write_text("deep")
+        with session(volume, ServerOptions(sandbox="require")) as process, connected(process) as client:
+            node = client.call(m.LookupRequest(1, b"a"))[1].entry.node
+            assert client.call(m.LookupRequest(node, b"deep"))[0] == 0
+            assert len(Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()) == 2
+            client.bye()
+            assert ended(process) == 0
+    finally:
+        subprocess.run(["umount", volume / "a"], check=True)
+
+
+def test_none_changes_nothing(volume: Path) -> None:
+    with session(volume, ServerOptions(sandbox="none")) as process, connected(process) as client:
+        assert client.call(m.GetattrRequest(1, 0))[0] == 0
+        assert process.sandbox == Report()
+        assert namespaces(process.pid) == namespaces("self")
+        assert status(process.pid)["Seccomp"] == status(os.getpid())["Seccomp"]
+
+
+def test_a_session_that_is_told_to_end_before_it_has_begun_ends(volume: Path) -> None:
+    with session(volume, ServerOptions(sandbox="prefer")) as process:
+        process.terminate()
+        assert ended(process) == 0
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without libseccomp."""
+
+    def missing() -> bytes:
+        raise OSError(0, "libseccomp cannot be loaded")
+
+    monkeypatch.setattr(launching, "program", missing)
+
+
+@pytest.mark.usefixtures("no_library")
+def test_what_is_required_and_missing_is_named_with_a_remedy(volume: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SandboxError, match=r".*; or give --sandbox prefer"):
+        trio.run(try_sandbox, Volume("v", str(volume)), ServerOptions(sandbox="require"))
+    with session(volume, ServerOptions(sandbox="require")) as process:
+        assert ended(process) == 1
+        assert process.sandbox is not None
+        assert process.sandbox.missing
+    logged = capfd.readouterr().err
+    assert "a session cannot have its sandbox" in logged
+    assert "--sandbox prefer" in logged
+
+
+@pytest.mark.usefixtures("no_library")
+def test_what_is_preferred_and_missing_is_done_without(volume: Path) -> None:
+    with session(volume, ServerOptions(sandbox="prefer")) as process, connected(process) as client:
+        assert client.call(m.GetattrRequest(1, 0))[0] == 0
+        assert process.sandbox is not None
+        assert "calls" in {missing.wall for missing in process.sandbox.missing}
+        assert "privileges" in process.sandbox.held
+
+
+def test_a_wall_that_fails_is_the_last_that_is_tried_where_all_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(syscalls, "confine_to", refuse)
+    for name in ("leave_network", "keep_capabilities", "renounce_privileges", "filter_calls"):
+        monkeypatch.setattr(syscalls, name, lambda *_, name=name: built.append(name))
+    assert enter(-1, Prepared(b"x"), level="require", read_only=False).report == Report(
+        ("processes",), (Missing("mounts", "Operation not permitted", sandboxes.MOUNTS_REMEDY),)
+    )
+    assert built == []
+    report = enter(-1, Prepared(b"x", no_processes="no"), level="prefer", read_only=False).report
+    assert report.held == ("network", "capabilities", "privileges", "calls")
+    assert [missing.wall for missing in report.missing] == ["processes", "mounts"]
+    assert len(built) == 4
+
+
+def test_a_trial_that_says_nothing(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "_CODE", "raise SystemExit(3)")
+    with pytest.raises(ServerError, match="cannot say what sandbox it has"):
+        trio.run(try_sandbox, Volume("v", str(volume)), ServerOptions(sandbox="prefer"))
+
+
+def test_what_is_missing_matters_only_where_it_is_required() -> None:
+    report = Report(("mounts",), (Missing("calls", "no library", "install it"),))
+    check_sandbox(report, "prefer")
+    check_sandbox(Report(WALLS), "require")
+    with pytest.raises(SandboxError, match="calls: no library; install it; or give --sandbox prefer"):
+        check_sandbox(report, "require")
+
+
+def test_the_filter_is_a_program() -> None:
+    made = program()
+    assert made is program()
+    assert len(made) % 8 == 0
+    assert 50 < len(made) // 8 < 4096
+
+
+@needs_root
+def test_serve_says_what_cannot_be_had_before_it_listens(volume: Path, tmp_path: Path) -> None:
+    command = ["setpriv", "--bounding-set", "-sys_admin", sys.executable, "-m", "fusepipe", "serve"]
+    command += ["--listen", f"unix:{tmp_path}/socket", "--volume", f"data={volume}", "--sandbox", "require"]
+    place = str(Path(breakout.__file__).parents[2])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": place}, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 7, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("fusepipe: cannot serve: the sandbox of a session cannot be had, processes: Operation not")
+    assert last.endswith("or give --sandbox prefer")
+    assert done.stdout == ""
+    assert not (tmp_path / "socket").exists()
