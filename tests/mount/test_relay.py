@@ -51,7 +51,7 @@ def _content() -> bytes:
 
 @pytest.fixture
 def served(program: Programs, open_path: Path) -> Program:
-    (open_path / "volume").mkdir()
+    (open_path / "volume").mkdir(mode=0o700)  # or the server warns of what guests may leave there
     (open_path / "volume" / "read").write_bytes(_content())
     listen, volume = f"firecracker:{open_path}/s:5000", f"data={open_path}/volume"
     server = program("serve", "--session-grace", "0", "--listen", listen, "--volume", volume)
