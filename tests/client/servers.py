@@ -80,7 +80,8 @@ class Server:
                             self.interrupted.append((event.slot, event.seq))
                         case Opened():
                             for old in event.superseded:
-                                self._lines[old][0].close()
+                                if old in self._lines:  # it may have ended by itself
+                                    self._lines[old][0].close()
                         case Close():
                             stream.close()
                             del self._lines[connection]
