@@ -274,7 +274,7 @@ def test_the_end_of_the_mount(mounts: MountFactory, volume: Path, real: str) -> 
 
 def test_a_killed_client(mounts: MountFactory, volume: Path, real: str) -> None:
     for kind in NAMES:
-        mount = mounts(*SHARED, source=volume)
+        mount = mounts(*SHARED, source=volume, serve_options=("--session-grace", "2"))
         program = holder(mount.path / "file0", kind)
         assert mount.client is not None
         mount.client.family()
