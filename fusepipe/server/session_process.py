@@ -37,6 +37,9 @@ INTERRUPT_SIGNAL = signal.SIGUSR1
 STATISTICS_SIGNAL = signal.SIGUSR2
 """Asks a session process to log what it holds."""
 
+WAKES = 4096
+"""Bytes; each wakes the main thread."""
+
 LONGEST_POLL = 1e9
 """Milliseconds; poll(2) takes no more than 2^31."""
 
@@ -68,8 +71,10 @@ def _pid() -> int:
 def _run(channel: socket.socket, pid: int) -> int:
     """Serve one session; returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    stop = _Stop(wake)
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    # A signal that comes just before the main thread waits would be handled only after its wait.
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # the launcher has blocked it
     received = control.receive(channel)
@@ -126,11 +131,11 @@ def _run(channel: socket.socket, pid: int) -> int:
         dispatcher(tables, HANDLERS, logger),
         interrupt_signal=INTERRUPT_SIGNAL,
         keep=begin.options.session_grace > 0,
-        on_end=lambda: os.eventfd_write(wake, 1),
+        on_end=lambda: _wake(wake),
         logger=logger,
         native=shared,
     )
-    if not _take_connections(channel, wake, stop, session, begin.options.session_grace):
+    if not _take_connections(channel, woken, stop, session, begin.options.session_grace):
         logger.info("the client has not come back in time", seconds=begin.options.session_grace)
     session.close(begin.options.drain)
     logger.debug("a session process ends", **tables.statistics())
@@ -138,15 +143,19 @@ def _run(channel: socket.socket, pid: int) -> int:
 
 
 class _Stop:
-    """Handles SIGTERM: notes that it came, and wakes who waits."""
+    """Handles SIGTERM: notes that it came."""
 
-    def __init__(self, wake: int) -> None:
+    def __init__(self) -> None:
         self.came = False
-        self._wake = wake
 
     def __call__(self, *_: object) -> None:
         self.came = True
-        os.eventfd_write(self._wake, 1)
+
+
+def _wake(pipe: int) -> None:
+    """Wake the main thread; also from other threads."""
+    with suppress(BlockingIOError):  # full: it is woken already
+        os.write(pipe, b"\0")
 
 
 def become(uid: int, gid: int) -> None:
@@ -173,7 +182,7 @@ def _tell(channel: socket.socket, sandbox: Sandbox, begin: control.Begin, logger
     return not begin.trial and not refused
 
 
-def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: Session, grace: float) -> bool:
+def _take_connections(channel: socket.socket, woken: int, stop: _Stop, session: Session, grace: float) -> bool:
     """Give the session what arrives on the control socket, until it ends or SIGTERM comes.
 
     False where it ends because its client has been away for `grace` seconds.  A launcher that is gone leaves a session
@@ -181,7 +190,7 @@ def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: S
     """
     poll = select.poll()
     poll.register(channel, select.POLLIN)
-    poll.register(wake, select.POLLIN)
+    poll.register(woken, select.POLLIN)
     launcher = True
     while not (stop.came or session.ended.is_set()):
         since = session.waits_since
@@ -190,10 +199,10 @@ def _take_connections(channel: socket.socket, wake: int, stop: _Stop, session: S
             return False
         if not (launcher or session.connected):
             return True
-        # Ends with the session or its last connection, with SIGTERM (they write to `wake`), or with a message.
+        # Ends with the session or its last connection, with a signal (they write to the pipe), or with a message.
         ready = {fd for fd, _ in poll.poll(None if left is None else min(left * 1000 + 1, LONGEST_POLL))}
-        if wake in ready:
-            os.eventfd_read(wake)
+        if woken in ready:
+            os.read(woken, WAKES)
         if channel.fileno() in ready:
             received = control.receive(channel)
             if received is None:
