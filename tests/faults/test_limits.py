@@ -2,7 +2,7 @@
 
     FUSEPIPE_FAULT_FILES=200000 FUSEPIPE_FAULT_REMOVED=100000 .venv/bin/python -m pytest tests/faults/test_limits.py
 
-is the full size; by default a tree has 20,000 files, and 2,000 removed ones are held.
+is the full size; by default a tree has 20,000 files, 5,000 come and go, and 2,000 removed ones are held.
 """
 
 from __future__ import annotations
@@ -304,3 +304,51 @@ def test_without_file_handles(fuse: None, native: str, overlay: Path) -> None:
         session.wait_for({"inodes": 1, "handles": 0}, lambda: mounttable.drop_dentries(mount.path))
         for i in range(0, 1000, 10):
             assert (mount.path / "d0" / f"f{i}").read_text() == "data"
+
+
+COME_AND_GO = """
+import threading
+os.chdir(sys.argv[1])
+threads, each = int(sys.argv[2]), int(sys.argv[3])
+wrong = []
+def work(me):
+    try:
+        for i in range(each):
+            name = f"{me}-{i}"
+            fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            assert os.stat(name).st_nlink == 1
+            if i % 3 == 0:
+                os.close(fd)
+            again = os.open(name, os.O_RDONLY)
+            if i % 3 == 1:
+                os.close(fd)
+            os.unlink(name)
+            if i % 3 == 2:
+                os.close(fd)
+            os.close(again)
+            assert not os.path.exists(name)
+    except BaseException as error:
+        wrong.append(repr(error))
+all_of_them = [threading.Thread(target=work, args=(me,)) for me in range(threads)]
+for thread in all_of_them:
+    thread.start()
+for thread in all_of_them:
+    thread.join()
+assert not wrong, wrong[:3]
+"""
+
+
+@pytest.mark.timeout(300 + 2 * SLOW)
+def test_what_256_readers_give_back(fuse: None, native: str, tree: Path) -> None:
+    """RELEASE and FORGET keep up with many threads that open, close and remove; in the end nothing is held."""
+    with limited(tree, "--native", native, "--readers", "256", limit=20_000) as (mount, session):
+        programs = []
+        for who in "abcd":
+            (tree / who).mkdir()
+            programs.append(children.spawn(COME_AND_GO, mount.path / who, 32, FILES // 512))
+        try:
+            for program in programs:
+                children.finish(program, SLOW)
+        finally:
+            children.end_all()
+        session.wait_for({"inodes": 1, "handles": 0}, lambda: mounttable.drop_dentries(mount.path))
