@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,21 @@ from tests.mount import children
 from tests.support import world
 
 PATIENCE = 90.0
+
+
+def sessions_below(pid: int) -> list[int]:
+    """The session processes of a `serve` or `bind`."""
+    return [below for below in children.descendants(pid) if "session_process" in children.command_line(below)]
+
+
+def sockets_of(pid: int) -> int:
+    """How many sockets a process has open; 0 where there is none."""
+    found = 0
+    with contextlib.suppress(FileNotFoundError):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += os.readlink(fd).startswith("socket:")
+    return found
 
 
 class Session:
@@ -25,7 +41,7 @@ class Session:
     @property
     def pid(self) -> int:
         """Its process now."""
-        found = [pid for pid in children.descendants(self._pid) if "session_process" in children.command_line(pid)]
+        found = sessions_below(self._pid)
         assert len(found) == 1, f"session processes: {found}"
         return found[0]
 

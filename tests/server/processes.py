@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,8 +129,10 @@ def serving(
 def dial(path: Path) -> socket.socket:
     """A connection to a Unix socket that has an end to its patience."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(PATIENCE)
+    # One that may not wait at all is told EAGAIN where many others want to be accepted: unix(7).
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(PATIENCE), 0))
     sock.connect(str(path))
+    sock.settimeout(PATIENCE)
     return sock
 
 
