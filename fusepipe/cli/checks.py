@@ -266,7 +266,8 @@ def sandbox() -> Finding:
     if not report.missing:
         return Finding(name, Status.OK, held)
     lacking = "; ".join(map(str, report.missing))
-    found = f"{held or 'nothing'}; without {lacking}: --sandbox require is refused"
+    refused = "--sandbox require" + (", the default for root," if os.geteuid() == 0 else "")
+    found = f"{held or 'nothing'}; without {lacking}: {refused} is refused"
     return Finding(name, Status.LIMITED, found, "; ".join(dict.fromkeys(missing.remedy for missing in report.missing)))
 
 

@@ -9,7 +9,7 @@ import click
 from fusepipe import log
 from fusepipe.cli import report
 from fusepipe.cli.exits import CommandError, ExitCode
-from fusepipe.server.options import SANDBOX_LEVELS
+from fusepipe.server.options import SANDBOX_LEVELS, default_sandbox
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -108,8 +108,8 @@ def sandbox_option(command: Decorated) -> Decorated:
     return click.option(
         "--sandbox",
         type=click.Choice(SANDBOX_LEVELS),
-        default="none",
-        show_default=True,
+        default=default_sandbox,
+        show_default="require for root, else prefer",
         help="Confine each session's process to its volume (docs/security.md): in every way or not at all, in those "
         "ways that can be had here, or in none.",
     )(command)

@@ -41,9 +41,16 @@ class SessionProcess:
     """A session process and the control socket to it.  For one trio loop."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", control_socket: socket.socket, session_id: bytes, drain: float
+        self,
+        process: "subprocess.Popen[bytes]",
+        control_socket: socket.socket,
+        session_id: bytes,
+        drain: float,
+        root: int,
     ):
+        """`root` is the volume's directory: to unmount it shall be refused for as long as the process uses it."""
         self.session_id = session_id
+        self._root = root
         self._process = process
         self._control = control_socket
         self._pidfd = os.pidfd_open(process.pid)
@@ -119,6 +126,7 @@ class SessionProcess:
         if self._pidfd != -1:
             os.close(self._pidfd)
             self._pidfd = -1
+            os.close(self._root)
             self._control.close()
 
     async def __aenter__(self) -> "SessionProcess":
@@ -140,14 +148,14 @@ def start_session(volume: Volume, options: ServerOptions | None = None, *, trial
     options = options or ServerOptions()
     session_id = secrets.token_bytes(ID_SIZE)
     with ExitStack() as stack:
-        root = volume.open()
-        stack.callback(os.close, root)
         memfd = create_memfd(options.limits.slots)
         stack.callback(os.close, memfd)
         ours, theirs = control.pair()
         stack.enter_context(theirs)
         with ExitStack() as undo:
             undo.enter_context(ours)
+            root = volume.open()
+            undo.callback(os.close, root)
             process, no_processes = _spawn(theirs, options.sandbox)
             undo.callback(_destroy, process)
             # The process loads its modules meanwhile.
@@ -156,7 +164,7 @@ def start_session(volume: Volume, options: ServerOptions | None = None, *, trial
             policy = volume.policy
             begin = control.Begin(session_id, volume.name, volume.read_only, policy, options, settings, prepared, trial)
             control.send(ours, begin, [memfd, root])
-            session = SessionProcess(process, ours, session_id, options.drain)
+            session = SessionProcess(process, ours, session_id, options.drain, root)
             undo.pop_all()
         return session
 

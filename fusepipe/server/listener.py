@@ -87,7 +87,7 @@ async def serve(
     options = options or ServerOptions()
     if options.sandbox == "require":
         await try_sandbox(volumes[0], options)
-    # Two descriptors for each session, and one for each connection that has not said what it wants.
+    # Three descriptors for each session, and one for each connection that has not said what it wants.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:

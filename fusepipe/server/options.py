@@ -1,5 +1,6 @@
 """What can be set about a server and its sessions."""
 
+import os
 import resource
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -28,6 +29,11 @@ def default_limits() -> ServerLimits:
     """As many requests in service as a quarter of what RLIMIT_NOFILE allows is enough for; tables get the rest."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ServerLimits(request_slots=max(1, min(MOST_REQUESTS, hard // 4 // FDS_PER_REQUEST)))
+
+
+def default_sandbox() -> SandboxLevel:
+    """All walls for root, who can have them nearly everywhere; for others those that they can have."""
+    return "require" if os.geteuid() == 0 else "prefer"
 
 
 class SandboxError(ServerError):
@@ -61,4 +67,4 @@ class ServerOptions:
     max_sessions_per_peer: int = 128
     allowed_uids: tuple[int, ...] | None = None
     allowed_cids: tuple[int, ...] | None = None
-    sandbox: SandboxLevel = "none"
+    sandbox: SandboxLevel = field(default_factory=default_sandbox)

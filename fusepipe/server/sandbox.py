@@ -31,7 +31,9 @@ KEPT: Final = frozenset(
 """The capabilities that requests of a guest need."""
 
 _ROOT: Final = "run as root, in a container with --cap-add SYS_ADMIN"
-MOUNTS_REMEDY: Final = f"{_ROOT}; the kernel must be 5.12 or newer"
+MOUNTS_REMEDY: Final = (
+    f"{_ROOT}, and with --security-opt apparmor=unconfined where AppArmor confines it; the kernel must be 5.12 or newer"
+)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_a_suite_that_fails(image: Image) -> None:
 def test_a_suite_that_cannot_begin(image: Image) -> None:
     ran = image.run("suite", *FEW, options=("--device", "/dev/fuse"))
     assert ran.code == 1, str(ran)
-    assert "mount failed: Operation not permitted" in ran.stdout
+    assert "the sandbox of a session cannot be had, processes: Operation not permitted" in ran.stdout
     assert "the POSIX suite: failed (exit code 1)" in ran.stdout
 
 
@@ -96,13 +96,39 @@ def test_only_the_upstream_suite(image: Image, upstream: Path) -> None:
     assert "it is not built" in ran.stderr
 
 
+SERVE = ("serve", "--listen", "unix:/volume/socket", "--volume", "data=/volume")
+
+
+def test_a_server_without_the_capability_says_what_it_lacks(image: Image) -> None:
+    ran = image.run(*SERVE, options=())
+    assert ran.code == 7, str(ran)
+    last = ran.stderr.splitlines()[-1]
+    assert "the sandbox of a session cannot be had, processes: Operation not permitted; run as root" in last
+    assert "--cap-add SYS_ADMIN" in last
+    assert last.endswith("or give --sandbox prefer")
+
+
+def test_a_server_without_the_capability_and_with_what_can_be_had(image: Image) -> None:
+    name = image.podman.new_name()
+    process = image.podman.start(*image.options("--name", name), IMAGE, *SERVE, "--sandbox", "prefer")
+    try:
+        assert process.stdout is not None
+        assert "serving data" in process.stdout.readline()
+        image.podman.ok("stop", "--time", "30", name)
+        assert process.wait(30) == 0
+    finally:
+        image.podman("rm", "--force", "--ignore", "--volumes", "--time", "1", name)
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def served(image: Image, tmp_path: Path) -> Iterator[Path]:
     """A server in a container, with its socket and its volume in a directory."""
     (tmp_path / "volume").mkdir()
     name = image.podman.new_name()
     process = image.podman.start(
-        *image.options("--name", name, "-v", f"{tmp_path}:/shared", "--cap-add", "DAC_READ_SEARCH"),
+        *image.options("--name", name, "-v", f"{tmp_path}:/shared", "--cap-add", "SYS_ADMIN,DAC_READ_SEARCH"),
         *(IMAGE, "serve", "--listen", "unix:/shared/socket", "--volume", "data=/shared/volume"),
     )
     try:

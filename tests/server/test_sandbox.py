@@ -156,6 +156,60 @@ def test_what_is_mounted_below_the_volume_is_there(volume: Path, tmp_path: Path)
         subprocess.run(["umount", volume / "a"], check=True)
 
 
+@pytest.fixture
+def own_filesystem(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem whose mounts are shared, as everywhere with systemd, with a volume in it."""
+    place = tmp_path / "filesystem"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "none", place], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", place], check=True)
+        (place / "volume" / "a").mkdir(parents=True)
+        yield place
+    finally:
+        subprocess.run(["umount", "--recursive", place], check=True)
+
+
+def unmount(place: Path) -> bool:
+    """Whether the kernel does it."""
+    return subprocess.run(["umount", place], capture_output=True).returncode == 0
+
+
+@needs_root
+def test_a_filesystem_is_not_unmounted_while_a_session_uses_it(tmp_path: Path) -> None:
+    place = tmp_path / "filesystem"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "none", place], check=True)
+    try:
+        with session(place, ServerOptions(sandbox="require")) as process, connected(process) as client:
+            assert client.call(m.GetattrRequest(1, 0))[0] == 0
+            assert not unmount(place)
+            client.bye()
+            assert ended(process) == 0
+    finally:
+        assert unmount(place)
+
+
+@needs_root
+def test_what_is_mounted_below_the_volume_later(own_filesystem: Path) -> None:
+    volume = own_filesystem / "volume"
+    with session(volume, ServerOptions(sandbox="require")) as process, connected(process) as client:
+        assert client.call(m.LookupRequest(1, b"a"))[0] == 0
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "none", volume / "a"], check=True)
+        (volume / "a" / "deep").write_text("deep")
+        node = client.call(m.LookupRequest(1, b"a"))[1].entry.node
+        assert client.call(m.LookupRequest(node, b"deep"))[0] == 0
+        client.bye()
+        assert ended(process) == 0
+
+
+def test_the_default_depends_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert ServerOptions().sandbox == "require"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert ServerOptions().sandbox == "prefer"
+
+
 def test_none_changes_nothing(volume: Path) -> None:
     with session(volume, ServerOptions(sandbox="none")) as process, connected(process) as client:
         assert client.call(m.GetattrRequest(1, 0))[0] == 0
@@ -245,7 +299,7 @@ def test_the_filter_is_a_program() -> None:
 @needs_root
 def test_serve_says_what_cannot_be_had_before_it_listens(volume: Path, tmp_path: Path) -> None:
     command = ["setpriv", "--bounding-set", "-sys_admin", sys.executable, "-m", "fusepipe", "serve"]
-    command += ["--listen", f"unix:{tmp_path}/socket", "--volume", f"data={volume}", "--sandbox", "require"]
+    command += ["--listen", f"unix:{tmp_path}/socket", "--volume", f"data={volume}"]
     place = str(Path(breakout.__file__).parents[2])
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": place}, capture_output=True, text=True, timeout=100)
     assert done.returncode == 7, done.stderr

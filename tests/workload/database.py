@@ -23,8 +23,7 @@ for i in range(rows):
         connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (last + 1, who, f"{who} {i} again"))
     connection.execute("COMMIT")
     if i % 7 == 0:
-        (count,) = connection.execute("SELECT count(*) FROM entries").fetchone()
-        (largest,) = connection.execute("SELECT max(number) FROM entries").fetchone()
+        (count, largest) = connection.execute("SELECT count(*), max(number) FROM entries").fetchone()
         assert count == largest, (count, largest)
 connection.close()
 """
