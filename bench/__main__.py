@@ -40,7 +40,7 @@ def main() -> None:
 )
 @click.option("--quick", "size", flag_value="quick", help="The same as --size quick: a few minutes.")
 @click.option("--rounds", type=click.IntRange(1), help="How often everything is measured  [default: 5; quick: 3]")
-@click.option("--systems", help=f"A comma list of host, fusepipe, native, {', '.join(PEERS)}  [default: all there are]")
+@click.option("--systems", help=f"A comma list of host, fusepipe, off, {', '.join(PEERS)}  [default: all there are]")
 @click.option("--readers", default=",".join(map(str, STEPS)), show_default=True, help="Steps of the reference's table.")
 @click.option("--only", help="A comma list of words; measures whose title or group contains none of them are left out.")
 @click.option("--costs/--no-costs", default=True, show_default=True, help="Count system calls, too (needs perf).")
@@ -138,7 +138,7 @@ def _stopped(number: int, _: object) -> None:
 
 
 def _systems(text: str | None) -> list[System]:
-    known = {HOST: System(HOST), "fusepipe": fusepipe(), "native": fusepipe(READERS, "--native", "auto")}
+    known = {HOST: System(HOST), "fusepipe": fusepipe(), "off": fusepipe(READERS, "--native", "off")}
     known |= {name: System(name) for name in PEERS}
     names = list(known) if text is None else text.split(",")
     if unknown := [name for name in names if name not in known]:

@@ -96,7 +96,7 @@ def set_up_logging(
 NATIVE_OPTION: Final[Callable[[Any], Any]] = click.option(
     "--native",
     type=click.Choice(("auto", "off")),
-    default="off",
+    default="auto",
     show_default=True,
     help="Answer frequent requests in C where that is possible, or everything in Python.",
 )

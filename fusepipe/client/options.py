@@ -75,7 +75,7 @@ class MountOptions:
     device_filter: bool = True
     """False mounts as if the filter on /dev/fuse could not be used: for tests, and to find faults."""
 
-    native: bool = False
+    native: bool = True
     """Whether threads in C answer what is hot, where that is possible; else Python does it alone."""
 
     on_disconnect: float = 0.0

@@ -62,7 +62,7 @@ class ServerOptions:
     fd_budget: int | None = None
     drain: float = 10.0
     session_grace: float = 0.0
-    native: bool = False
+    native: bool = True
     max_sessions: int = 1024
     max_sessions_per_peer: int = 128
     allowed_uids: tuple[int, ...] | None = None

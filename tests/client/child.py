@@ -32,7 +32,7 @@ class Child:
         limits = ServerLimits(**options.pop("limits", {}))
         kernel.WANTED &= ~InitFlag(options.pop("unwanted", 0))
         cache = Cache.parse(options.pop("cache", "ttl:1"))
-        self.options = MountOptions(mountpoint, cache=cache, **options)
+        self.options = MountOptions(mountpoint, cache=cache, native=False, **options)  # it has one connection
         self.volume = MemoryVolume()
         self.volume.add("file", b"0123456789")
         self.near, self.far = pair()

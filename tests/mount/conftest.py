@@ -1,6 +1,6 @@
 """Fixtures of the mount tests: mounts by the real executable, shared ones for quick checks and own ones for the rest.
 
-FUSEPIPE_MOUNT_TARGETS chooses the targets (default `bind,serve,bind-auto`; `uncached` is `bind --cache none`).  `plain`
+FUSEPIPE_MOUNT_TARGETS chooses the targets (default `bind,serve,bind-off`; `uncached` is `bind --cache none`).  `plain`
 and `bindfs` run the checks on a directory itself and on a passthrough in C: what fails there is wrong with the check.
 """
 
@@ -20,14 +20,14 @@ from tests.mount.blocking import LEASE, BlockFS, release_all
 from tests.mount.harness import TARGETS, HarnessError, Mount, Watchdog
 from tests.support import world
 
-SELECTED = os.environ.get("FUSEPIPE_MOUNT_TARGETS", "bind,serve,bind-auto").split(",")
+SELECTED = os.environ.get("FUSEPIPE_MOUNT_TARGETS", "bind,serve,bind-off").split(",")
 assert set(SELECTED) <= set(TARGETS), f"FUSEPIPE_MOUNT_TARGETS: choose from {', '.join(TARGETS)}"
 WATCHDOG = 90.0  # seconds; below the time-out of pytest, which cannot end a thread that waits in the kernel
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "once: runs on the first target only, since what it checks is the same on all")
-    config.addinivalue_line("markers", "each_way: like once, and once more natively")
+    config.addinivalue_line("markers", "each_way: like once, and once more without native code")
     config.addinivalue_line("markers", "only_on(target): has no meaning on the others")
 
 
@@ -56,12 +56,12 @@ def _concerns(item: pytest.Item, target: str) -> bool:
     """Whether a test says anything about that target.  `real` are tests of fusepipe's own behaviour."""
     if item.get_closest_marker("once") and target != SELECTED[0]:
         return False
-    if item.get_closest_marker("each_way") and target.removesuffix("-auto") != SELECTED[0].removesuffix("-auto"):
+    if item.get_closest_marker("each_way") and target.removesuffix("-off") != SELECTED[0].removesuffix("-off"):
         return False
     if target in ("plain", "bindfs") and "real" in getattr(item, "fixturenames", ()):
         return False
     only = item.get_closest_marker("only_on")
-    return only is None or target.removesuffix("-auto") in only.args
+    return only is None or target.removesuffix("-off") in only.args
 
 
 @pytest.fixture(scope="session", params=SELECTED)
@@ -73,7 +73,7 @@ def target(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def real(target: str) -> str:
     """The kind of the target, for tests of fusepipe's own behaviour: not generated where only checks are validated."""
-    return target.removesuffix("-auto")
+    return target.removesuffix("-off")
 
 
 def _scratch(prefix: str, parent: str | None = None) -> Path:

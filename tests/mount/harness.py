@@ -4,7 +4,7 @@ A `Mount` is one of the targets
 
 - `bind`: `fusepipe bind SRC MNT`
 - `serve`: `fusepipe serve --listen unix:... --volume vol=SRC` and `fusepipe mount unix:.../vol MNT`
-- `bind-auto`, `serve-auto`: the same with `--native auto` on both sides, so that threads in C answer what is hot
+- `bind-off`, `serve-off`: the same with `--native off` on both sides, so that Python answers everything
 - `uncached`: like `bind`, with `--cache none`
 - `plain`: the directory itself, and `bindfs`: a FUSE passthrough in C.  They validate the checks, not fusepipe.
 
@@ -34,7 +34,7 @@ from tests.support import world
 from tests.support.program import DIRTY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TARGETS = ("bind", "serve", "bind-auto", "serve-auto", "uncached", "plain", "bindfs")
+TARGETS = ("bind", "serve", "bind-off", "serve-off", "uncached", "plain", "bindfs")
 START_TIMEOUT = 30.0  # seconds until a mount must be ready; generous, the machine may be busy
 STOP_TIMEOUT = 20.0
 EXPOSED = r" warning +server: guests can leave there what gives other users of this host rights"
@@ -239,11 +239,11 @@ class Mount:
         self.client: Program | None = None
         self.server: Program | None = None
         self._programs: list[Program] = []
-        self.kind = self.target.removesuffix("-auto")
+        self.kind = self.target.removesuffix("-off")
         """The target, however requests are answered."""
         if self.kind != self.target:
-            self.options = ("--native", "auto", *self.options)
-            self.serve_options = ("--native", "auto", *self.serve_options)
+            self.options = ("--native", "off", *self.options)
+            self.serve_options = ("--native", "off", *self.serve_options)
         if self.target == "uncached":
             self.options = ("--cache", "none", *self.options)
         self._read = 0

@@ -30,11 +30,11 @@ from .harness.scene import AsUser, Make, Scene
 from .harness.smallfs import SmallFilesystem, small_filesystem
 from .harness.targets import CannotStart, Target, Wanted, default_command, open_target
 
-EVERYWHERE = ("host", "bind", "bind,native=auto", "serve,native=auto,cache=none")
+EVERYWHERE = ("host", "bind", "bind,native=off", "serve,cache=none")
 """Where all of it runs when nobody names a target."""
-ELSEWHERE = ("bind@tmpfs", "bind@xfs", "bind@btrfs")
+ELSEWHERE = ("bind@tmpfs", "bind@xfs,native=off", "bind@btrfs")
 """Where the modules BY_FILESYSTEM run as well."""
-SHARING = ("bind,locks=shared", "serve,locks=shared")
+SHARING = ("bind,locks=shared", "serve,locks=shared,native=off")
 """Where test_locks runs as well."""
 BY_FILESYSTEM = frozenset(
     {

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,12 @@ def ended(process: SessionProcess) -> int:
 
 
 @contextmanager
-def session(path: Path, options: ServerOptions | None = None, *, read_only: bool = False) -> Iterator[SessionProcess]:
+def session(
+    path: Path, options: ServerOptions | None = None, *, read_only: bool = False, native: bool | None = None
+) -> Iterator[SessionProcess]:
     """A session process for a directory; ended by force where the test has not brought it to its end."""
+    if native is not None:
+        options = replace(options or ServerOptions(), native=native)
     process = start_session(Volume("v", str(path), read_only), options)
     try:
         yield process

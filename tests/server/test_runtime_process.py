@@ -25,6 +25,12 @@ from tests.support import world
 ME = (os.geteuid(), os.getegid(), ())
 
 
+@pytest.fixture(params=[True, False], ids=["native", "python"])
+def native(request: pytest.FixtureRequest) -> bool:
+    """How the session answers its requests."""
+    return bool(request.param)
+
+
 # ---- every operation ----
 
 
@@ -42,8 +48,8 @@ class Recorded:
         return data if ROWS[op_of(request)].payload == "reply" else reply
 
 
-def test_every_operation_does_to_the_directory_what_it_says(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_every_operation_does_to_the_directory_what_it_says(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         call = Recorded(client)
         (tmp_path / "there").write_bytes(b"0123456789")
 
@@ -117,15 +123,15 @@ def test_every_operation_does_to_the_directory_what_it_says(tmp_path: Path) -> N
         assert ended(process) == 0
 
 
-def test_a_read_only_volume_is_one(tmp_path: Path) -> None:
-    with session(tmp_path, read_only=True) as process, connected(process) as client:
+def test_a_read_only_volume_is_one(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, read_only=True, native=native) as process, connected(process) as client:
         assert client.reply is not None and client.reply.read_only
         assert client.call(m.MkdirRequest(1, b"x", 0o755, 0, *ME))[0] == errno.EROFS
         assert os.listdir(tmp_path) == []
 
 
-def test_every_slot_at_once_on_several_connections(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_every_slot_at_once_on_several_connections(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         connected(process, first=client)
         connected(process, first=client)
         for turn in range(4):
@@ -147,13 +153,13 @@ def test_every_slot_at_once_on_several_connections(tmp_path: Path) -> None:
         assert len(os.listdir(tmp_path)) == 256
 
 
-def test_a_signal_asks_what_the_session_holds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_asks_what_the_session_holds(tmp_path: Path, native: bool, capfd: pytest.CaptureFixture[str]) -> None:
     """Each time, also where it comes while the process is about to wait again."""
     said = ""
     before = log.current()
     log.apply(log.Settings(level="info"))
     try:
-        with session(tmp_path) as process, connected(process) as client:
+        with session(tmp_path, native=native) as process, connected(process) as client:
             client.call(m.MkdirRequest(1, b"x", 0o755, 0, *ME))
             for asked in range(1, 101):
                 os.kill(process.pid, signal.SIGUSR2)
@@ -169,8 +175,8 @@ def test_a_signal_asks_what_the_session_holds(tmp_path: Path, capfd: pytest.Capt
 # ---- the slow ----
 
 
-def test_an_open_that_waits_for_a_lease_delays_nobody(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_an_open_that_waits_for_a_lease_delays_nobody(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         with leased(tmp_path / "leased"):
             node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
             slow = [client.send(m.OpenRequest(node, os.O_RDWR, False, 0)) for _ in range(20)]
@@ -182,8 +188,8 @@ def test_an_open_that_waits_for_a_lease_delays_nobody(tmp_path: Path) -> None:
         assert [client.wait(ticket).errno for ticket in slow] == [0] * 20
 
 
-def test_an_interrupt_ends_the_wait_for_a_lease(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client, leased(tmp_path / "leased"):
+def test_an_interrupt_ends_the_wait_for_a_lease(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client, leased(tmp_path / "leased"):
         node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
         slow = client.send(m.OpenRequest(node, os.O_RDWR, False, 0))
         client.ping()
@@ -194,8 +200,8 @@ def test_an_interrupt_ends_the_wait_for_a_lease(tmp_path: Path) -> None:
 # ---- the end ----
 
 
-def test_the_end_of_the_last_connection_ends_the_process(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_the_end_of_the_last_connection_ends_the_process(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         connected(process, first=client)
         client.connections.pop()[0].close()
         assert client.call(m.GetattrRequest(1, 0))[0] == 0
@@ -203,16 +209,16 @@ def test_the_end_of_the_last_connection_ends_the_process(tmp_path: Path) -> None
         assert ended(process) == 0
 
 
-def test_a_client_that_dies_in_the_middle_of_a_frame(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_a_client_that_dies_in_the_middle_of_a_frame(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         ticket_bytes = client.connections[0][1].ping()
         client.connections[0][0].sendall(b"".join(ticket_bytes)[:7])
         client.close()
         assert ended(process) == 0
 
 
-def test_a_client_that_is_gone_leaves_nothing_waiting(tmp_path: Path) -> None:
-    with session(tmp_path) as process, leased(tmp_path / "leased"):
+def test_a_client_that_is_gone_leaves_nothing_waiting(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, leased(tmp_path / "leased"):
         with connected(process) as client:
             node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
             client.send(m.OpenRequest(node, os.O_RDWR, False, 0))
@@ -222,8 +228,8 @@ def test_a_client_that_is_gone_leaves_nothing_waiting(tmp_path: Path) -> None:
         assert time.monotonic() - begin < ServerOptions().drain / 2
 
 
-def test_sigterm_lets_running_calls_end(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_sigterm_lets_running_calls_end(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         with leased(tmp_path / "leased"):
             node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
             slow = client.send(m.OpenRequest(node, os.O_RDWR, False, 0))
@@ -233,9 +239,13 @@ def test_sigterm_lets_running_calls_end(tmp_path: Path) -> None:
         assert ended(process) == 0
 
 
-def test_sigterm_interrupts_what_does_not_end(tmp_path: Path) -> None:
+def test_sigterm_interrupts_what_does_not_end(tmp_path: Path, native: bool) -> None:
     options = ServerOptions(drain=0.4)
-    with session(tmp_path, options) as process, connected(process) as client, leased(tmp_path / "leased"):
+    with (
+        session(tmp_path, options, native=native) as process,
+        connected(process) as client,
+        leased(tmp_path / "leased"),
+    ):
         node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
         slow = client.send(m.OpenRequest(node, os.O_RDWR, False, 0))
         client.ping()
@@ -244,15 +254,15 @@ def test_sigterm_interrupts_what_does_not_end(tmp_path: Path) -> None:
         assert ended(process) == 0
 
 
-def test_a_terminals_interrupt_does_not_reach_it(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client:
+def test_a_terminals_interrupt_does_not_reach_it(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client:
         assert os.getsid(process.pid) == process.pid
         os.kill(process.pid, signal.SIGINT)
         assert client.call(m.GetattrRequest(1, 0))[0] == 0
 
 
-def test_a_killed_process_closes_its_connections_at_once(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process) as client, leased(tmp_path / "leased"):
+def test_a_killed_process_closes_its_connections_at_once(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process) as client, leased(tmp_path / "leased"):
         node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
         client.send(m.OpenRequest(node, os.O_RDWR, False, 0))
         client.ping()
@@ -274,9 +284,9 @@ def test_aclose_ends_a_process_that_waits_for_its_first_connection(tmp_path: Pat
     assert trio.run(main) in (0, -signal.SIGTERM)
 
 
-def test_aclose_kills_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aclose_kills_a_process_that_hangs(tmp_path: Path, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fusepipe.server.launching.KILL_PATIENCE", 0.2)
-    with session(tmp_path, ServerOptions(drain=0.1)) as process, connected(process):
+    with session(tmp_path, ServerOptions(drain=0.1), native=native) as process, connected(process):
         os.kill(process.pid, signal.SIGSTOP)
         trio.run(process.aclose)
         assert process.status == -signal.SIGKILL
@@ -286,8 +296,8 @@ def test_aclose_kills_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.M
 # ---- what it has and what it needs ----
 
 
-def test_the_process_holds_nothing_that_it_does_not_need(tmp_path: Path) -> None:
-    with session(tmp_path) as process, connected(process):
+def test_the_process_holds_nothing_that_it_does_not_need(tmp_path: Path, native: bool) -> None:
+    with session(tmp_path, native=native) as process, connected(process):
         held = sorted(os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd"))
         kinds = [target.partition(":")[0].partition(" ")[0] for target in held]
         assert kinds.count("/dev/null") == 2

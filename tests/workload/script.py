@@ -46,6 +46,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small", help="how much each job does (default: small)")
     parser.add_argument("--only", metavar="JOB,...", default=",".join(JOBS), help=f"of: {', '.join(JOBS)}")
     parser.add_argument(
+        "--native",
+        choices=("auto", "off"),
+        default="auto",
+        help="of --bind and --serve, for both sides (default: auto)",
+    )
+    parser.add_argument(
         "--mount-option", metavar="OPTION", action="append", default=[], help="one more word for the mount"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there too")
@@ -71,6 +77,8 @@ def target(chosen: argparse.Namespace) -> Iterator[tuple[Path, Callable[[], bool
             world.remove(work)
         return
     kind = "bind" if chosen.bind else "serve" if chosen.serve else "bindfs"
+    if chosen.native == "off" and kind != "bindfs":
+        kind += "-off"
     source = Path(tempfile.mkdtemp(prefix="workload-source-"))
     try:
         with Mount(kind, source, options=tuple(chosen.mount_option)) as mount:
