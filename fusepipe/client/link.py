@@ -32,7 +32,8 @@ from fusepipe.wire import (
 )
 from fusepipe.wire.client_session import Ended, Event, Lost, Pong, Replied
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENFILE, errno.EMFILE})
+"""Of disks, or of file descriptors: the server may have some once it has closed what was given back."""
 
 
 async def _nothing_to_free() -> None:

@@ -12,7 +12,7 @@ static struct native_request *first;
 
 bool native_no_space(const struct native_request *request, int error)
 {
-	return (error == ENOSPC || error == EDQUOT) && !request->failed_with;
+	return (error == ENOSPC || error == EDQUOT || error == ENFILE || error == EMFILE) && !request->failed_with;
 }
 
 void native_wait_for_space(struct native_request *request, int error)

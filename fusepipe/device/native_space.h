@@ -1,6 +1,7 @@
 /*
- * Requests that failed for want of space while the server had files to close: they run once more after that.  On a local
- * disk a file's space is free once its last user has closed it; here that takes a moment longer.
+ * Requests that failed for want of space, or of file descriptors of the server, while it had files to close: they run once
+ * more after that.  On a local disk a file's space is free once its last user has closed it; here that takes a moment
+ * longer.
  *
  * Thread-safe; the lock is a leaf.
  */

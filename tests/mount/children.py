@@ -131,7 +131,8 @@ def read_line(process: subprocess.Popen[str], timeout: float = 10.0) -> str:
         left = end - time.monotonic()
         assert left > 0 and poll.poll(left * 1000), f"the child printed no line within {timeout} s, only {line!r}"
         byte = os.read(fd, 1)
-        assert byte, f"the child closed its output after {line!r}"
+        if not byte:
+            raise AssertionError(f"the child closed its output after {line!r}:\n{process.communicate(timeout=30)[1]}")
         line += byte
     return os.fsdecode(line[:-1])
 
