@@ -223,21 +223,30 @@ def test_a_parked_request_is_ended_at_once() -> None:
 class FullDisk(Stuck):
     """A disk that is full until a batch of cleanup frees some space."""
 
+    error = errno.ENOSPC
+
     async def __call__(self, request: Any, payload: memoryview) -> tuple[Any, bytes]:
         if isinstance(request, m.CleanupRequest):
             await self.gate.wait()
             self.cleanups.append(request)
             return m.CleanupReply(), b""
         if not self.cleanups:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(self.error, os.strerror(self.error))
         return m.WriteReply(len(payload)), b""
 
 
-def test_a_full_disk_is_tried_again_once_what_was_given_back_is_free() -> None:
+class NoFileLeft(FullDisk):
+    """A server that may open no more files."""
+
+    error = errno.ENFILE
+
+
+@pytest.mark.parametrize("full", [FullDisk, NoFileLeft])
+def test_a_full_disk_is_tried_again_once_what_was_given_back_is_free(full: type[FullDisk]) -> None:
     async def test(world: World) -> None:
         await world.start(1, m.WriteRequest(1, 0, 0))
         await trio.sleep(0.1)
-        assert world.ended == {1: errno.ENOSPC}  # there is nothing to wait for
+        assert world.ended == {1: full.error}  # there is nothing to wait for
         world.cleanup.close(7)
         await world.start(2, m.WriteRequest(1, 0, 0))
         await trio.sleep(1)
@@ -246,7 +255,7 @@ def test_a_full_disk_is_tried_again_once_what_was_given_back_is_free() -> None:
         await trio.sleep(1)
         assert world.ended[2] == m.WriteReply(0)
 
-    run(test, stuck=FullDisk)
+    run(test, stuck=full)
 
 
 class JustFreed(FullDisk):

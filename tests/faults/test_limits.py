@@ -79,7 +79,7 @@ held = []
 for i, (top, folders, files, here) in enumerate(os.fwalk(sys.argv[1])):
     for name in files:
         assert os.stat(name, dir_fd=here).st_size in (0, 4)
-    for name in files[: int(sys.argv[2])]:
+    for name in files[: min(int(sys.argv[2]), 500 - len(held))]:
         held.append(os.open(name, os.O_RDWR, dir_fd=here))
         os.pwrite(held[-1], b"held", 0)
 print(len(held), flush=True)
@@ -94,14 +94,19 @@ for fd in held:
 def test_a_large_tree_with_few_descriptors(fuse: None, native: str, tree: Path) -> None:
     """With 1,024 descriptors on the host a guest walks a large tree and holds 500 of its files open."""
     plant(tree, FILES)
-    folders = FILES // 1000
+    each = -(-500 // (FILES // 1000))
     with limited(tree, "--native", native) as (mount, session):
         before, memory = session.statistics(), session.memory()
-        walker = children.spawn(WALK, mount.path, 500 // folders)
+        walker = children.spawn(WALK, mount.path, each)
         try:
-            assert int(children.read_line(walker, SLOW)) == 500 // folders * folders
-            session.wait_for({"handles": 500 // folders * folders})
-            known, used = session.statistics(), session.memory() - memory
+            assert int(children.read_line(walker, SLOW)) == 500
+            session.wait_for({"handles": 500})
+            for _ in range(5):
+                known, used = session.statistics(), session.memory() - memory
+                if known["inodes"] - before["inodes"] > FILES // 4:
+                    break
+                # Its memory is short, or somebody dropped its caches: then it has forgotten them.
+                children.finish(children.spawn(WALK, mount.path, 0), SLOW)
             assert known["fds"] <= known["fd_budget"]
             assert session.descriptors() < LIMIT
             # The guest's kernel keeps what it has room for; what it forgot costs nothing and proves nothing.
