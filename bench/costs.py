@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 NANOSECONDS = 1e9
-ATTACHED = 0.3  # seconds that perf gets to attach to a process's threads
+ATTACHED = 60.0  # seconds that perf gets to attach to a process's threads, on a busy machine
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -48,12 +49,21 @@ def counted(pids: list[int]) -> Iterator[Calls]:
     if not pids:
         yield calls
         return
+    told, tell = os.pipe()
+    answers, answer = os.pipe()
     command = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", ",".join(map(str, pids))]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(ATTACHED)
+    command += ["--delay=-1", f"--control=fd:{told},{answer}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=(told, answer))
+    os.close(told)
+    os.close(answer)
     try:
+        os.write(tell, b"enable\n")  # it counts from its answer on
+        if not select.select([answers], [], [], ATTACHED)[0] or not os.read(answers, 16):
+            raise RuntimeError("perf does not begin to count system calls")
         yield calls
     finally:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
+        os.close(tell)
+        os.close(answers)
     calls.count = sum(int(line.split(",")[0]) for line in said.splitlines() if "raw_syscalls" in line)
