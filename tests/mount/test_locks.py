@@ -318,7 +318,7 @@ def test_who_waits_can_be_killed(mount: Mount, volume: Path, kind: str) -> None:
     assert children.kill(second, ENOUGH)
     release(first)
     assert not is_locked(mount.path / "file0", kind=kind)
-    assert not is_locked(volume / "file0", kind=kind)
+    becomes_free(volume / "file0", kind)  # that one was given up by a close, of which the server hears soon
 
 
 @pytest.mark.parametrize("kind", NAMES)
