@@ -106,6 +106,15 @@ class VolumeText(click.ParamType[Volume]):
     "files that it has open and its locks stay so long.  With 0, and for fd:N, it ends at once.",
 )
 @click.option(
+    "--session-deaths",
+    type=click.IntRange(min=1),
+    default=ServerOptions.session_deaths,
+    show_default=True,
+    metavar="N",
+    help="When the process that serves a mount dies, another one goes on in its place; when N of them die within a "
+    "minute, the mount's session ends.",
+)
+@click.option(
     "--max-sessions",
     type=click.IntRange(min=1),
     default=ServerOptions.max_sessions,
@@ -168,6 +177,7 @@ def serve(
     volume: tuple[Volume, ...],
     drain: float,
     session_grace: float,
+    session_deaths: int,
     max_sessions: int,
     fd_budget: int | None,
     native: str,
@@ -205,6 +215,7 @@ def serve(
     options = ServerOptions(
         drain=drain,
         session_grace=session_grace,
+        session_deaths=session_deaths,
         max_sessions=max_sessions,
         max_sessions_per_peer=max_sessions_per_peer,
         allowed_uids=allow_uid or None,

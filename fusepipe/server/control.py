@@ -23,14 +23,19 @@ from fusepipe.wire import ServerLimits
 MAX_MESSAGE = 128 * 1024
 """More than the longest message, which carries a first frame of 32 KiB and a little."""
 
-MAX_FDS = 2
+MAX_FDS = 250
+"""Descriptors beside one message: the kernel takes 253 (unix(7))."""
 
 _ERRORS = "surrogateescape"  # names that were given on the command line may be any bytes: os.fsdecode
 
 
 @dataclass(frozen=True)
 class Begin:
-    """The first message: what session this is.  Comes with the memfd of its tables and the volume's directory."""
+    """The first message: what session this is.  Comes with the memfd of its tables and the volume's directory.
+
+    Where the session is to outlive this process, a socket is there as well, for descriptors that are kept for it
+    (syscalls/pins.c).
+    """
 
     session_id: bytes
     volume: str
@@ -41,6 +46,10 @@ class Begin:
     prepared: Prepared
     trial: bool = False
     """Only to see what sandbox can be had: the process ends once it has said so."""
+    restored: bool = False
+    """The tables are those of a process that has died."""
+    pins: int = 0
+    """How many descriptors come in messages of their own that were kept for it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,14 @@ class Give:
     body_crc: bool
 
 
-Message: TypeAlias = Begin | Give | Report
+@dataclass(frozen=True)
+class Pins:
+    """Some of the descriptors that were kept, and the numbers of their nodes; without descriptors those are lost."""
+
+    nodes: list[int]
+
+
+Message: TypeAlias = Begin | Give | Pins | Report
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -118,5 +134,6 @@ def _report(values: dict[str, Any]) -> Report:
 _MESSAGES: Final[dict[str, Callable[[dict[str, Any]], Message]]] = {
     Begin.__name__: _begin,
     Give.__name__: lambda values: Give(**values),
+    Pins.__name__: lambda values: Pins(**values),
     Report.__name__: _report,
 }

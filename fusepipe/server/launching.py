@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -95,12 +96,24 @@ class SessionProcess:
     async def wait(self) -> int:
         """Wait until the process has ended; without an end, since sessions last for months.
 
-        Returns its exit status: 0 after a clean end, 1 after an unexpected error, which was logged, -N after signal N.
+        Returns its exit status: 0 after a clean end, 1 after an unexpected error, which was logged, CANNOT_GO_ON where
+        another one could not do better, -N after signal N.
         """
         while (status := self._process.poll()) is None:
             await trio.lowlevel.wait_readable(self._pidfd)
         await trio.lowlevel.checkpoint()
         return status
+
+    def give_pins(self, nodes: list[int], fds: list[int]) -> None:
+        """Send some of the descriptors that were kept for the process; they stay open here.
+
+        Raises OSError; BlockingIOError where it does not take them now.
+        """
+        control.send(self._control, control.Pins(nodes), fds)
+
+    async def wait_writable(self) -> None:
+        """Wait until something may be sent, or the process has ended."""
+        await trio.lowlevel.wait_writable(self._control)
 
     def terminate(self) -> None:
         """Tell the process to finish what runs and to end (SIGTERM)."""
@@ -146,25 +159,61 @@ def start_session(volume: Volume, options: ServerOptions | None = None, *, trial
     memory or file descriptors.
     """
     options = options or ServerOptions()
-    session_id = secrets.token_bytes(ID_SIZE)
     with ExitStack() as stack:
+        root = volume.open()
+        stack.callback(os.close, root)
         memfd = create_memfd(options.limits.slots)
         stack.callback(os.close, memfd)
+        return launch(volume, options, Tools(new_id(), memfd, root), trial=trial)
+
+
+def new_id() -> bytes:
+    """The id of a new session."""
+    return secrets.token_bytes(ID_SIZE)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a session process works with; the descriptors stay the owner's.
+
+    `keep` is where it sends descriptors that are to be kept for the process after it, -1: there will be none.  `pins`:
+    how many of those it is going to get.
+    """
+
+    session_id: bytes
+    memfd: int
+    root: int
+    keep: int = -1
+    restored: bool = False
+    pins: int = 0
+
+
+def launch(volume: Volume, options: ServerOptions, tools: Tools, *, trial: bool = False) -> SessionProcess:
+    """Start a session process with these tools.  Blocks for a few milliseconds.  Raises OSError."""
+    with ExitStack() as stack:
         ours, theirs = control.pair()
         stack.enter_context(theirs)
         with ExitStack() as undo:
             undo.enter_context(ours)
-            root = volume.open()
+            root = os.dup(tools.root)
             undo.callback(os.close, root)
             process, no_processes = _spawn(theirs, options.sandbox)
             undo.callback(_destroy, process)
             # The process loads its modules meanwhile.
-            prepared = _prepare(options.sandbox, no_processes)
-            settings = log.current()
-            policy = volume.policy
-            begin = control.Begin(session_id, volume.name, volume.read_only, policy, options, settings, prepared, trial)
-            control.send(ours, begin, [memfd, root])
-            session = SessionProcess(process, ours, session_id, options.drain, root)
+            begin = control.Begin(
+                session_id=tools.session_id,
+                volume=volume.name,
+                read_only=volume.read_only,
+                policy=volume.policy,
+                options=options,
+                log=log.current(),
+                prepared=_prepare(options.sandbox, no_processes),
+                trial=trial,
+                restored=tools.restored,
+                pins=tools.pins,
+            )
+            control.send(ours, begin, [fd for fd in (tools.memfd, tools.root, tools.keep) if fd >= 0])
+            session = SessionProcess(process, ours, tools.session_id, options.drain, root)
             undo.pop_all()
         return session
 

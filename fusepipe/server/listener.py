@@ -16,7 +16,8 @@ import trio
 from fusepipe import log
 from fusepipe.server.access import who
 from fusepipe.server.exposure import exposed
-from fusepipe.server.launching import SessionProcess, start_session, try_sandbox
+from fusepipe.server.keeping import KeptSession, Room
+from fusepipe.server.launching import try_sandbox
 from fusepipe.server.options import ServerError, ServerOptions
 from fusepipe.server.volumes import Volume, VolumeError
 from fusepipe.transport import (
@@ -87,7 +88,7 @@ async def serve(
     options = options or ServerOptions()
     if options.sandbox == "require":
         await try_sandbox(volumes[0], options)
-    # Three descriptors for each session, and one for each connection that has not said what it wants.
+    # Some descriptors for each session, and one for each connection that has not said what it wants.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
@@ -133,8 +134,9 @@ class _Server:
     def __init__(self, volumes: dict[bytes, Volume], options: ServerOptions) -> None:
         self._volumes = volumes
         self._options = options
-        self._sessions: dict[bytes, SessionProcess] = {}
+        self._sessions: dict[bytes, KeptSession] = {}
         self._owners: dict[bytes, tuple[Volume, _Key]] = {}  # of the same sessions
+        self._room = Room()
         self._complain = log.Sparing(_logger.warning)
         self._mention = log.Sparing(_logger.info)
         self._waiting: dict[Stream, tuple[_Key, trio.CancelScope]] = {}  # in the order in which they were accepted
@@ -271,15 +273,17 @@ class _Server:
         else:
             session = self._find(message, stream.peer)
         try:
-            session.give(stream.detach(), bytes(frame), body_crc=address.wants_body_crc)
+            session.process.give(stream.detach(), bytes(frame), body_crc=address.wants_body_crc)
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # it has died: its client tries again, with the next one
         except OSError as error:
-            _logger.warning("a session process does not take a connection", pid=session.pid, error=error)
+            _logger.warning("a session process does not take a connection", pid=session.process.pid, error=error)
             if isinstance(message, HelloRequest):
-                session.terminate()
+                session.process.terminate()
             return False
         return True
 
-    def _find(self, message: AttachRequest | ResumeRequest, peer: Peer) -> SessionProcess:
+    def _find(self, message: AttachRequest | ResumeRequest, peer: Peer) -> KeptSession:
         """The process of the session that ATTACH or RESUME names."""
         session = self._sessions.get(message.session)
         if session is None:
@@ -287,7 +291,7 @@ class _Server:
         _admit(self._owners[message.session][0], peer)
         return session
 
-    def _begin(self, hello: HelloRequest, peer: Peer, address: Address, sessions: trio.Nursery) -> SessionProcess:
+    def _begin(self, hello: HelloRequest, peer: Peer, address: Address, sessions: trio.Nursery) -> KeptSession:
         """Start the process of a new session."""
         volume = self._volumes.get(hello.volume)
         if volume is None:
@@ -304,7 +308,7 @@ class _Server:
         if isinstance(address, FdAddress):
             options = replace(options, session_grace=0.0)  # nobody can come back on another one
         try:
-            session = start_session(volume, options)
+            session = KeptSession(volume, options, self._room)
         except (OSError, VolumeError) as error:
             _logger.error("a session cannot be started", volume=volume.name, peer=str(peer), error=error)
             # The client is not told why: paths of the host are not for guests.
@@ -329,23 +333,32 @@ class _Server:
 
     # ---- sessions ----
 
-    async def _watch_over(self, session: SessionProcess, volume: Volume, peer: str) -> None:
-        """From the beginning to the end of a session process; being cancelled ends it."""
-        about: dict[str, object] = {"volume": volume.name, "peer": peer, "pid": session.pid}
+    async def _watch_over(self, session: KeptSession, volume: Volume, peer: str) -> None:
+        """From the beginning to the end of a session; being cancelled ends it."""
+        about: dict[str, object] = {"volume": volume.name, "peer": peer}
         begin = time.monotonic()
-        _logger.info("a session began", **about)
+        _logger.info("a session began", **about, pid=session.process.pid)
         try:
             async with session:
-                await session.wait()
+                while session.goes_on(await session.wait()):
+                    _logger.error("a session process died, and another one goes on", **self._ended(session, about))
+                    await session.restart()
+        except OSError as error:
+            _logger.error("a session cannot go on", **about, error=error)
         finally:
             del self._sessions[session.session_id]
             del self._owners[session.session_id]
-            about |= {"seconds": round(time.monotonic() - begin, 1), "status": session.status}
+            about |= {"seconds": round(time.monotonic() - begin, 1)}
+            status = session.process.status
             # A session that is told to end before it has begun is ended by the signal.
-            if session.status in (0, -signal.SIGTERM):
-                _logger.info("a session ended", **about)
+            if status in (0, -signal.SIGTERM):
+                _logger.info("a session ended", **self._ended(session, about))
             else:
-                _logger.error("a session process died", **about)
+                _logger.error("a session process died", **self._ended(session, about))
+
+    @staticmethod
+    def _ended(session: KeptSession, about: dict[str, object]) -> dict[str, object]:
+        return about | {"pid": session.process.pid, "status": session.process.status}
 
 
 def _peer(stream: Stream) -> Peer:

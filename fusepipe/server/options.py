@@ -12,6 +12,9 @@ FDS_PER_REQUEST = 4
 
 MOST_REQUESTS = 256
 
+CANNOT_GO_ON: Final = 2
+"""Exit status of a session process after which another one could do no better."""
+
 SandboxLevel: TypeAlias = Literal["require", "prefer", "none"]
 SANDBOX_LEVELS: Final[tuple[SandboxLevel, ...]] = ("require", "prefer", "none")
 
@@ -49,6 +52,8 @@ class ServerOptions:
                   of what RLIMIT_NOFILE allows
     drain         seconds that running calls get to end when the server is told to stop; then they are interrupted
     session_grace seconds that a session is kept for its client after its last connection was lost; 0: it ends with that
+    session_deaths  how many processes of one session may die within a minute; with the last of them the session ends.
+                  One that is not kept for its client ends with the first
     native        hot requests run in C; off: every request in Python, with the same answers
     max_sessions  how many sessions may exist at once; one more is refused
     max_sessions_per_peer  how many of them one machine or user may have; one more is refused
@@ -62,6 +67,7 @@ class ServerOptions:
     fd_budget: int | None = None
     drain: float = 10.0
     session_grace: float = 0.0
+    session_deaths: int = 3
     native: bool = True
     max_sessions: int = 1024
     max_sessions_per_peer: int = 128

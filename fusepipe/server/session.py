@@ -35,6 +35,8 @@ EXPECTED_SLOW = 16
 
 LOCK_WAITS = frozenset(op for op in Op if ROWS[op].channel == "lock")
 
+_RUNS = (Verdict.RUN, Verdict.SETTLE)
+
 UNWANTED_PATIENCE = 0.5
 """Seconds in which requests may end by themselves whose client is gone."""
 
@@ -69,10 +71,14 @@ class Session:
         on_end: Callable[[], None],
         logger: log.Logger,
         native: Native | None = None,
+        settle: Dispatch | None = None,
+        waits_since: float | None = None,
     ) -> None:
         """`slot_locks` are those that `wire` was given.  `keep`: it outlives its connections.  `on_end` is called, from
         any thread, when `ended` is set, and each time when the last connection has ended.
         `native`: what runs hot requests in C; its slot locks and traffic are `wire`'s.
+        Where another process has served the session before, `settle` runs what that did not answer, and the client has
+        been away since `waits_since`, by `monotonic`.
 
         Raises OSError where no threads can be started.
         """
@@ -81,10 +87,11 @@ class Session:
         self.failed = False
         """Whether something unexpected happened; it has been logged."""
         self._keep = keep
-        self._left: float | None = None
+        self._left = waits_since
         self._wire = wire
         self._slot_locks = slot_locks
         self._dispatch = dispatch
+        self._settle = settle or dispatch
         self._on_end = on_end
         self._logger = logger
         self._complain = log.Sparing(logger.warning)
@@ -222,7 +229,7 @@ class Session:
         try:
             with self._slot_locks[slot]:
                 verdict = connection.wire.arrive(event)
-                if verdict is Verdict.RUN:
+                if verdict in _RUNS:
                     to_run = self._interrupts.start(slot, seq)
                 elif verdict is Verdict.REPLAY:
                     kept = self._wire.store.reply(slot)
@@ -234,14 +241,18 @@ class Session:
             self._complain("a client broke the protocol", cause=close.reason)
             self._closed(connection)
             return False
-        return verdict is not Verdict.RUN or self._run(connection, term, event, to_run)
+        if verdict not in _RUNS:
+            return True
+        settles = verdict is Verdict.SETTLE
+        # Interrupted before it came: EINTR would say that it has had no effect, which is not known of what is settled.
+        refused = 0 if to_run else errno.EIO if settles and event.op is not Op.LOOKUP else errno.EINTR
+        return self._run(connection, term, event, refused, self._settle if settles else self._dispatch)
 
-    def _run(self, connection: Led, term: int, event: Arrived, to_run: bool) -> bool:
-        """Run a request and answer it.  Returns whether the thread still leads."""
+    def _run(self, connection: Led, term: int, event: Arrived, refused: int, dispatch: Dispatch) -> bool:
+        """Run a request, unless `refused` is an errno, and answer it.  Returns whether the thread still leads."""
         slot, seq, op = event.slot, event.seq, event.op
         job = connection.begin()
         expected = self._slow[op]
-        refused = 0 if to_run else errno.EINTR
         if op in LOCK_WAITS:
             # It may last for ever, and what ends it may come on this very connection.
             if not self._relieve(connection, job):
@@ -253,7 +264,7 @@ class Session:
         if not self._watch.awake:
             self._watch.rouse()
         begin = perf_counter()
-        header, payload = (encode_errno(slot, seq, refused), b"") if refused else self._dispatch(event)
+        header, payload = (encode_errno(slot, seq, refused), b"") if refused else dispatch(event)
         if not expected and perf_counter() - begin > SLOW:
             self._slow[op] = EXPECTED_SLOW
         with self._slot_locks[slot]:

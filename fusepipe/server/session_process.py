@@ -2,7 +2,8 @@
 
 A launcher starts it with one end of a control socket, on which it says what to be and gives connections.  It ends with
 exit status 0 when its client has been gone for the session's grace, after BYE, or after SIGTERM; with 1 after an
-unexpected error.  A launcher that dies changes nothing for the connections that are there, but nobody can come back.
+unexpected error, with 2 where another process could do no better.  A launcher that dies changes nothing for the
+connections that are there, but nobody can come back.
 
 Started for every mount, so nothing is imported that it does not use; trio above all.
 """
@@ -19,19 +20,21 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from time import monotonic
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from fusepipe import log
 from fusepipe.server import control
 from fusepipe.server.dispatcher import dispatcher
 from fusepipe.server.handlers import HANDLERS
+from fusepipe.server.mounted import mounts_below
 from fusepipe.server.native import Native
-from fusepipe.server.options import FDS_PER_REQUEST, ServerOptions
+from fusepipe.server.options import CANNOT_GO_ON, FDS_PER_REQUEST, ServerOptions
 from fusepipe.server.sandbox import Sandbox, enter
 from fusepipe.server.session import Session
+from fusepipe.server.settling import in_slot, settling
 from fusepipe.server.tables import Tables
 from fusepipe.syscalls import facts, install_interrupt_handler
-from fusepipe.wire import ServerSession
+from fusepipe.wire import Remembered, ServerSession
 
 INTERRUPT_SIGNAL = signal.SIGUSR1
 STATISTICS_SIGNAL = signal.SIGUSR2
@@ -80,7 +83,7 @@ def _run(channel: socket.socket, pid: int) -> int:
     received = control.receive(channel)
     if received is None:
         return 0
-    begin, (memfd, root) = received
+    begin, (memfd, root, *keep) = received
     assert isinstance(begin, control.Begin)
     log.apply(begin.log)
     log.log_uncaught()
@@ -90,9 +93,10 @@ def _run(channel: socket.socket, pid: int) -> int:
     os.chdir("/")
     install_interrupt_handler(INTERRUPT_SIGNAL)
     most_fds = _raise_fd_limit()
+    mounted = mounts_below(root) if begin.restored else []  # their paths are out of reach afterwards
     sandbox = enter(root, begin.prepared, level=begin.options.sandbox, read_only=begin.read_only)
     if not _tell(channel, sandbox, begin, logger):
-        return 0 if begin.trial else 1
+        return 0 if begin.trial else CANNOT_GO_ON
     if begin.policy.squash_all is not None:
         become(*begin.policy.squash_all)
     capabilities = facts().capabilities
@@ -105,6 +109,14 @@ def _run(channel: socket.socket, pid: int) -> int:
         policy=begin.policy,
         proc_fd=sandbox.proc_fd,
     )
+    for fd in keep:
+        tables.tree.keep(fd)
+    remembered, given = None, list[_Given]()
+    if begin.restored:
+        remembered = tables.memory.remembered()
+        given = _restore(channel, sandbox.root, mounted, tables, begin.pins)
+        if not _can_go_on(tables, remembered, logger):
+            return CANNOT_GO_ON
     for fd in (memfd, sandbox.root, sandbox.proc_fd):
         if fd >= 0:
             os.close(fd)
@@ -124,22 +136,34 @@ def _run(channel: socket.socket, pid: int) -> int:
         software="fusepipe",
         slot_locks=locks,
         traffic=shared.traffic if shared else None,
+        memory=tables.memory,
+        remembered=remembered,
     )
+    if shared is not None and wire.agreed is not None:
+        shared.agreed(wire.agreed)
+    dispatch = dispatcher(tables, HANDLERS, logger)
     session = Session(
         wire,
         locks,
-        dispatcher(tables, HANDLERS, logger),
+        in_slot(tables, dispatch),
         interrupt_signal=INTERRUPT_SIGNAL,
         keep=begin.options.session_grace > 0,
         on_end=lambda: _wake(wake),
         logger=logger,
         native=shared,
+        settle=in_slot(tables, settling(tables, dispatch, logger)),
+        waits_since=monotonic() if begin.restored else None,
     )
+    for sock, give in given:
+        session.add(sock, give.first_frame, body_crc=give.body_crc)
     if not _take_connections(channel, woken, stop, session, begin.options.session_grace):
         logger.info("the client has not come back in time", seconds=begin.options.session_grace)
     session.close(begin.options.drain)
     logger.debug("a session process ends", **tables.statistics())
     return 1 if session.failed else 0
+
+
+_Given: TypeAlias = tuple[socket.socket, control.Give]
 
 
 class _Stop:
@@ -156,6 +180,44 @@ def _wake(pipe: int) -> None:
     """Wake the main thread; also from other threads."""
     with suppress(BlockingIOError):  # full: it is woken already
         os.write(pipe, b"\0")
+
+
+def _restore(channel: socket.socket, root: int, mounted: list[bytes], tables: Tables, pins: int) -> "list[_Given]":
+    """Make known to the tables what another process knew beside them: the connections that came meanwhile."""
+    for path in mounted:
+        with suppress(OSError):  # it is gone, or hidden by another one
+            tables.tree.know_filesystem(root, path)
+    given: list[_Given] = []
+    while pins:
+        received = control.receive(channel)
+        if received is None:
+            break
+        message, fds = received
+        if isinstance(message, control.Give):
+            given.append((socket.socket(fileno=fds[0]), message))
+            continue
+        assert isinstance(message, control.Pins)
+        for node, fd in zip(message.nodes, fds, strict=bool(fds)):
+            tables.tree.restore_pin(node, fd)
+        pins -= len(message.nodes)
+    return given
+
+
+def _can_go_on(tables: Tables, remembered: Remembered | None, logger: log.Logger) -> bool:
+    """Whether this process can serve what another one began; the log says how, or why not."""
+    if remembered is None or remembered.ended:
+        return False  # nobody has it, or nobody wants it any more
+    now = tables.statistics()
+    about = {name: now[name] for name in ("inodes", "handles", "pinned")}
+    if now["unreachable"] and not tables.tree.opens_by_handle:
+        logger.error("a session cannot go on: its inodes cannot be opened again by file handle", **about)
+        return False
+    logger.info("a session goes on in another process", **about)
+    if now["unreachable"]:
+        logger.error("inodes on a filesystem without file handles are lost", count=now["unreachable"])
+    if now["lost_locks"]:
+        logger.error("locks are lost: files that had some are open without them", files=now["lost_locks"])
+    return True
 
 
 def become(uid: int, gid: int) -> None:

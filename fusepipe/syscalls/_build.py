@@ -34,10 +34,13 @@ SOURCES = (
     "native_sending",
     "native_session",
     "opening",
+    "pins",
     "policy",
     "process",
     "ranges",
     "sandbox",
+    "session",
+    "settling",
     "slots",
     "xattrs",
 )
@@ -51,7 +54,8 @@ ffi.cdef(
 
     struct tables;
     struct counters {
-        uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems;
+        uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems,
+                 kept, lost_locks, unreachable;
     };
     struct id_extent { uint32_t guest, host, count; };
     struct id_map { const struct id_extent *extents; uint32_t count; bool squash_root, squash_all; uint32_t all; };
@@ -81,6 +85,29 @@ ffi.cdef(
                    const unsigned char *payload, uint32_t payload_size);
     int slot_reply(const struct tables *t, uint32_t slot, const unsigned char **reply,
                    uint32_t *payload_size);
+    void slot_enter(struct tables *t, uint32_t slot);
+    void slot_leave(void);
+    uint32_t slot_deaths(const struct tables *t);
+    #define SETTLED_NOT_DONE ...
+    #define SETTLED_DONE ...
+    void settle_made(struct tables *t);
+    int handle_appends(struct tables *t, uint64_t handle);
+    int settle_removal(struct tables *t, uint64_t parent, const char *name, size_t size);
+    int settle_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
+                      const char *new_name, size_t new_size, uint32_t flags);
+    void handle_locked(struct tables *t, uint64_t handle);
+    int tables_know_filesystem(struct tables *t, int root, const char *path);
+    bool tables_by_handle(const struct tables *t);
+    void tables_keep(struct tables *t, int fd);
+    int pin_restore(struct tables *t, uint64_t node, int fd);
+    #define SESSION_OPEN ...
+    #define SESSION_KNOWN ...
+    #define SESSION_ENDED ...
+    int session_begin(struct tables *t, const unsigned char *opening, uint32_t size, const unsigned char *secret);
+    void session_secret(struct tables *t, const unsigned char *secret);
+    void session_mark(struct tables *t, uint32_t bits);
+    uint32_t session_load(const struct tables *t, const unsigned char **opening, uint32_t *size,
+                          const unsigned char **secret);
 
     int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry);
     int tree_readlink(struct tables *t, uint64_t node, char *target, size_t room);

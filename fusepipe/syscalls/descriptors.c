@@ -123,6 +123,7 @@ static int evict(struct tables *t)
             }
             if (t->inodes[row].uses || t->inodes[row].fd != fd)
                 continue;
+            pin_drop_locked(t, row);
             fd_remove_locked(t, row);
             t->counters.evictions++;
             t->counters.pins_given_up += pin;

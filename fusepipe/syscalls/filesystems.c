@@ -1,5 +1,5 @@
 /* The filesystems in a volume: which of them can give an inode back by its file handle, and what numbers they show. */
-#include "tables.h"
+#include "operations.h"
 
 #include <linux/magic.h>
 #include <string.h>
@@ -123,6 +123,22 @@ int filesystem_of(struct tables *t, int fd, const struct stat *st)
     pthread_mutex_unlock(&t->filesystems_lock);
     return found;
 }
+
+/* The filesystem at this path, which comes from the host, is known from now on.  Returns 0 or -errno. */
+int tables_know_filesystem(struct tables *t, int root, const char *path)
+{
+    struct stat st;
+    int error, fd = openat(root, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    error = fstat(fd, &st) ? -errno : filesystem_of(t, fd, &st);
+    close(fd);
+    return error < 0 ? error : 0;
+}
+
+/* Whether inodes of the volume's own filesystem can be opened by their handles. */
+bool tables_by_handle(const struct tables *t) { return t->filesystems[0].mount_fd >= 0; }
 
 /*
  * The inode number that the guest sees: the host's for the volume's own filesystem (number 0), for any other a hash of

@@ -32,11 +32,12 @@ int handle_new(struct tables *t, const struct used *inode, int fd, uint32_t flag
     }
     if (row) {
         r = &t->handle_rows[row];
-        r->flags = flags & ~(uint32_t)(O_CREAT | O_EXCL | O_TRUNC);
+        r->flags = flags & ~((uint32_t)(O_CREAT | O_EXCL | O_TRUNC) | HANDLE_LOCKED);
         r->node = inode->node;
         t->handles[row] = (struct handle){ .fd = fd };
         store_word(&r->word, r->word | 1);
         *handle = (uint64_t)(r->word >> 1) << 32 | row;
+        slot_made(*handle);
         t->live_handles++;
     }
     pthread_mutex_unlock(&t->handles_lock);
@@ -97,7 +98,7 @@ int handle_use(struct tables *t, uint64_t handle, bool directory, struct used_ha
     used->row = live_row(t, handle);
     if (used->row) {
         used->fd = t->handles[used->row].fd;
-        used->flags = t->handle_rows[used->row].flags;
+        used->flags = t->handle_rows[used->row].flags & ~HANDLE_LOCKED;
         used->node = t->handle_rows[used->row].node;
         if (directory != ((used->flags & HANDLE_OF_DIRECTORY) != 0)) {
             used->row = 0;
@@ -125,7 +126,7 @@ bool handle_use_quick(struct tables *t, uint64_t handle, struct used_handle *use
     used->row = live_row(t, handle);
     if (used->row) {
         used->fd = t->handles[used->row].fd;
-        used->flags = t->handle_rows[used->row].flags;
+        used->flags = t->handle_rows[used->row].flags & ~HANDLE_LOCKED;
         used->node = t->handle_rows[used->row].node;
         ready = used->fd >= 0 && !(used->flags & HANDLE_OF_DIRECTORY);
         if (ready) {
@@ -219,6 +220,18 @@ bool handle_was_used(struct tables *t, uint64_t handle)
     return used;
 }
 
+/* A lock has been set by way of this handle. */
+void handle_locked(struct tables *t, uint64_t handle)
+{
+    uint32_t row;
+
+    pthread_mutex_lock(&t->handles_lock);
+    row = live_row(t, handle);
+    if (row)
+        t->handle_rows[row].flags |= HANDLE_LOCKED;
+    pthread_mutex_unlock(&t->handles_lock);
+}
+
 /* The reading position of a directory's handle in use; NULL where there is no memory. */
 struct directory *handle_directory(struct tables *t, const struct used_handle *used)
 {
@@ -254,6 +267,10 @@ void handles_rebuild(struct tables *t)
         if (word & 1 && (!inode || inode >= t->header->inodes || t->inode_rows[inode].word != live_word(r->node))) {
             word = ((word >> 1) + 1) << 1;   /* its inode went first; nothing can be done with it */
             store_word(&r->word, word);
+        }
+        if (word & 1 && r->flags & HANDLE_LOCKED) {
+            t->counters.lost_locks++;
+            r->flags &= ~HANDLE_LOCKED;
         }
         if (word & 1) {
             t->inodes[inode].handles++;

@@ -23,7 +23,7 @@ static uint32_t *bucket(struct tables *t, uint64_t dev, uint64_t ino)
     return &t->buckets[hash(dev, ino) & (t->bucket_count - 1)];
 }
 
-static uint64_t node_of(const struct tables *t, uint32_t row)
+uint64_t inode_node(const struct tables *t, uint32_t row)
 {
     return (uint64_t)(t->inode_rows[row].word >> 1) << 32 | row;
 }
@@ -54,8 +54,11 @@ static void more_buckets(struct tables *t)
     free(old);
 }
 
-/* The row of an open inode; without its file handle only a row that holds a descriptor can be known to be the same. */
-static uint32_t find(struct tables *t, const struct stat *st, const struct file_id *id)
+/*
+ * The row of an open inode, or 0; without its file handle only a row that holds a descriptor can be known to be the same.
+ * Wants inodes_lock.
+ */
+uint32_t inode_find_locked(struct tables *t, const struct stat *st, const struct file_id *id)
 {
     uint32_t row = *bucket(t, st->st_dev, st->st_ino);
 
@@ -124,6 +127,7 @@ int inode_settle_locked(struct tables *t, uint32_t row)
     for (link = bucket(t, r->dev, r->ino); *link != row; link = &t->inodes[*link].next)
         ;
     *link = inode->next;
+    pin_drop_locked(t, row);
     fd = fd_remove_locked(t, row);
     generation = (r->word >> 1) + 1;
     store_word(&r->word, generation << 1);
@@ -136,7 +140,7 @@ int inode_settle_locked(struct tables *t, uint32_t row)
 }
 
 /* The row of a node id, or 0 where it was forgotten, or never given.  Wants inodes_lock. */
-static uint32_t live_row(const struct tables *t, uint64_t node)
+uint32_t inode_row_locked(const struct tables *t, uint64_t node)
 {
     uint32_t row = row_of(node);
 
@@ -167,11 +171,11 @@ int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, u
         return filesystem;
     }
     pthread_mutex_lock(&t->inodes_lock);
-    row = find(t, st, NULL);
+    row = inode_find_locked(t, st, NULL);
     if (row) {
         count_locked(t, row);
         t->inodes[row].referenced = true;
-        *node = node_of(t, row);
+        *node = inode_node(t, row);
     }
     pthread_mutex_unlock(&t->inodes_lock);
     if (row) {
@@ -189,13 +193,13 @@ int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, u
     }
     error = filesystem;
     pthread_mutex_lock(&t->inodes_lock);
-    row = find(t, st, &id);
+    row = inode_find_locked(t, st, &id);
     if (row)
         count_locked(t, row);
     else
         row = new_row(t, st, &id);
     if (row) {
-        *node = node_of(t, row);
+        *node = inode_node(t, row);
         if (t->inodes[row].fd < 0 && reserved) {
             fd_install_locked(t, row, fd, (uint32_t)filesystem, unlinked && id.size);
             fd = -1;
@@ -257,7 +261,7 @@ int inode_use(struct tables *t, uint64_t node, struct used *used)
 
     pthread_mutex_lock(&t->inodes_lock);
     used->node = node;
-    used->row = live_row(t, node);
+    used->row = inode_row_locked(t, node);
     if (used->row) {
         struct inode *inode = &t->inodes[used->row];
 
@@ -287,7 +291,7 @@ bool inode_use_quick(struct tables *t, uint64_t node, struct used *used)
 
     pthread_mutex_lock(&t->inodes_lock);
     used->node = node;
-    used->row = live_row(t, node);
+    used->row = inode_row_locked(t, node);
     if (used->row) {
         struct inode *inode = &t->inodes[used->row];
 
@@ -316,6 +320,7 @@ void inode_done(struct tables *t, struct used *used)
     fd = inode_settle_locked(t, used->row);
     pthread_mutex_unlock(&t->inodes_lock);
     close_fd(fd);
+    pins_flush(t);
 }
 
 /* Counts one more lookup of an inode in use. */
@@ -323,16 +328,21 @@ void inode_count(struct tables *t, const struct used *used, uint64_t *node)
 {
     pthread_mutex_lock(&t->inodes_lock);
     count_locked(t, used->row);
-    *node = node_of(t, used->row);
+    *node = inode_node(t, used->row);
     pthread_mutex_unlock(&t->inodes_lock);
 }
 
 /* A handle names the inode in use: its row stays until inode_unhold. */
 void inode_hold(struct tables *t, const struct used *used)
 {
+    bool keep;
+
     pthread_mutex_lock(&t->inodes_lock);
     t->inodes[used->row].handles++;
+    keep = (t->inodes[used->row].leaving || t->inodes[used->row].list == LIST_PINS) && pin_wanted_locked(t, used->row);
     pthread_mutex_unlock(&t->inodes_lock);
+    if (keep)
+        pin_keep(t, used->row, used->fd);
 }
 
 void inode_unhold(struct tables *t, uint64_t node)
@@ -345,6 +355,7 @@ void inode_unhold(struct tables *t, uint64_t node)
     fd = inode_settle_locked(t, row);
     pthread_mutex_unlock(&t->inodes_lock);
     close_fd(fd);
+    pins_flush(t);
 }
 
 /*
@@ -366,7 +377,7 @@ void inode_unlinked(struct tables *t, int fd, bool directory)
     }
     filesystem = filesystem_find(t, st.st_dev);
     pthread_mutex_lock(&t->inodes_lock);
-    row = find(t, &st, NULL);
+    row = inode_find_locked(t, &st, NULL);
     if (row)
         fd_pin_locked(t, row);
     pthread_mutex_unlock(&t->inodes_lock);
@@ -374,7 +385,7 @@ void inode_unlinked(struct tables *t, int fd, bool directory)
         filesystem_file_id(&t->filesystems[filesystem], fd, &id);
         reserved = !fds_reserve(t, 1);
         pthread_mutex_lock(&t->inodes_lock);
-        row = find(t, &st, &id);
+        row = inode_find_locked(t, &st, &id);
         if (row && t->inodes[row].fd >= 0) {
             fd_pin_locked(t, row);
         } else if (row && reserved) {
@@ -402,7 +413,7 @@ int inode_forget(struct tables *t, uint64_t node, uint64_t count)
     int fd = -1, result = 0;
 
     pthread_mutex_lock(&t->inodes_lock);
-    row = live_row(t, node);
+    row = inode_row_locked(t, node);
     r = &t->inode_rows[row];
     if (!row) {
         result = -ESTALE;
@@ -414,6 +425,7 @@ int inode_forget(struct tables *t, uint64_t node, uint64_t count)
     t->counters.overforgotten += result != 0;
     pthread_mutex_unlock(&t->inodes_lock);
     close_fd(fd);
+    pins_flush(t);
     return result;
 }
 
@@ -432,6 +444,8 @@ int inodes_rebuild(struct tables *t)
         uint32_t word = load_word(&t->inode_rows[row].word);
 
         if (word & 1) {
+            if (t->inode_rows[row].handle_size > FILE_HANDLE_ROOM)
+                return -EINVAL;      /* no process of ours wrote that */
             t->counters.inodes++;
             chain(t, row);
         } else if (word >> 1 <= MAX_GENERATION) {

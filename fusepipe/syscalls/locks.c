@@ -114,6 +114,8 @@ int tree_flock(struct tables *t, uint64_t handle, uint32_t type, bool wait)
         return error;
     if (flock(used.fd, operations[type] | (wait ? 0 : LOCK_NB)))
         error = -errno;
+    else if (type != F_UNLCK)
+        handle_locked(t, handle);
     handle_done(t, &used);
     return error;
 }

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 
 #define MAGIC 0x31656c6261547046ull  /* "FpTable1" */
-#define VERSION 1u
+#define VERSION 2u
 #define PAGE 4096u
 #define CHUNK (1u << 18)             /* bytes of rows that get their pages at once */
 
@@ -139,10 +139,11 @@ struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool priv
         *error = -ENOMEM;
         return NULL;
     }
-    t->memfd = t->proc_fd = -1;
+    t->memfd = t->proc_fd = t->keep_fd = -1;
     pthread_mutex_init(&t->inodes_lock, NULL);
     pthread_mutex_init(&t->handles_lock, NULL);
     pthread_mutex_init(&t->filesystems_lock, NULL);
+    pthread_mutex_init(&t->keep_lock, NULL);
     t->fd_budget = fd_budget;
     t->privileged = privileged;
     t->read_only = read_only;
@@ -235,8 +236,11 @@ void tables_close(struct tables *t)
     free(t->own.groups);
     free(t->extents);
     free(t->buckets);
+    free(t->unkept);
     close_fd(t->memfd);
     close_fd(t->proc_fd);
+    close_fd(t->keep_fd);
+    pthread_mutex_destroy(&t->keep_lock);
     pthread_mutex_destroy(&t->inodes_lock);
     pthread_mutex_destroy(&t->handles_lock);
     pthread_mutex_destroy(&t->filesystems_lock);
@@ -250,9 +254,12 @@ void tables_statistics(struct tables *t, struct counters *counters, uint64_t *lo
     pthread_mutex_lock(&t->inodes_lock);
     *counters = t->counters;
     counters->pinned = t->chains[LIST_PINS].length;
-    for (uint32_t i = 1; i < t->header->inodes; i++)
-        if (t->inode_rows[i].word & 1)
-            *lookups += t->inode_rows[i].nlookup;
+    for (uint32_t i = 1; i < t->header->inodes; i++) {
+        if (!(t->inode_rows[i].word & 1))
+            continue;
+        *lookups += t->inode_rows[i].nlookup;
+        counters->unreachable += t->inodes[i].fd < 0 && !t->inode_rows[i].handle_size;
+    }
     pthread_mutex_unlock(&t->inodes_lock);
     pthread_mutex_lock(&t->handles_lock);
     counters->handles = t->live_handles;

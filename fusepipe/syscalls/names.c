@@ -220,6 +220,7 @@ int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name
 /* A descriptor taken before a name goes keeps its inode within reach, whatever becomes of it. */
 static int remove_name(struct tables *t, uint64_t parent, const char *name, size_t size, int flags)
 {
+    struct leaving leaving = { 0 };
     struct used directory;
     int victim, error = t->read_only ? -EROFS : check_name(name, size);
 
@@ -228,16 +229,20 @@ static int remove_name(struct tables *t, uint64_t parent, const char *name, size
     if (error)
         return error;
     victim = openat(directory.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (victim < 0)
+    if (victim < 0) {
         error = -errno;
-    else if (!(error = may(t, directory.fd, MAY_CHANGE)) && !(error = may(t, victim, MAY_OWN)) &&
-             unlinkat(directory.fd, name, flags))
-        error = -errno;
+    } else if (!(error = may(t, directory.fd, MAY_CHANGE)) && !(error = may(t, victim, MAY_OWN))) {
+        slot_note(t, victim, -1);
+        pin_before(t, victim, &leaving);
+        if (unlinkat(directory.fd, name, flags))
+            error = -errno;
+    }
     inode_done(t, &directory);
     if (error)
         close_fd(victim);
     else
         inode_unlinked(t, victim, flags & AT_REMOVEDIR);
+    pin_after(t, &leaving);
     return error;
 }
 
@@ -273,6 +278,7 @@ static int may_lose(struct tables *t, int directory, const char *name)
 int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
                 const char *new_name, size_t new_size, uint32_t flags)
 {
+    struct leaving leaving = { 0 };
     struct used from, to;
     struct stat st;
     bool replaced;
@@ -293,17 +299,24 @@ int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size
         error = may_lose(t, from.fd, name);
         if (!error)
             error = may_lose(t, to.fd, new_name);
-        if (!error && renameat2(from.fd, name, to.fd, new_name, flags))
-            error = -errno;
+        if (!error) {
+            slot_note_rename(t, from.fd, name, to.fd, new_name);
+            if (victim >= 0)
+                pin_before(t, victim, &leaving);
+            if (renameat2(from.fd, name, to.fd, new_name, flags))
+                error = -errno;
+        }
         inode_done(t, &to);
     }
     inode_done(t, &from);
     if (error || victim < 0) {
         close_fd(victim);
+        pin_after(t, &leaving);
         return error;
     }
     /* A directory has one name, so it was replaced unless it was renamed to itself, which does nothing. */
     replaced = parent != new_parent || strcmp(name, new_name);
     inode_unlinked(t, victim, replaced && !fstat(victim, &st) && S_ISDIR(st.st_mode));
+    pin_after(t, &leaving);
     return 0;
 }

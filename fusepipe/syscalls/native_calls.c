@@ -44,7 +44,7 @@ bool native_begin(struct native_call *call, struct native_connection *c, uint64_
 
     pthread_mutex_lock(&slot->lock);
     word = slot_load(s->t, call->slot);
-    runs = __atomic_load_n(&c->current, __ATOMIC_ACQUIRE) && call->seq == (word >> 10) + 1 && (word & 3) != 1 &&
+    runs = __atomic_load_n(&c->current, __ATOMIC_ACQUIRE) && call->seq == (word >> 10) + 1 && !(word & 1) &&
            native_slot_charge(s, call->slot, in_flight);
     if (runs && slot_store(s->t, call->slot, call->seq, call->op->number, 1)) {
         native_slot_discharge(s, call->slot);
@@ -68,7 +68,9 @@ void native_carry_out(struct native_call *call, bool quick, int *error, struct n
     call->data_size = 0;
     if (*error == LATER) {
         *error = 0;
+        slot_enter(call->session->t, call->slot);
         end = (quick ? call->op->quick : call->op->run)(call, error);
+        slot_leave();
         if (*error == LATER)
             return;
     }

@@ -29,6 +29,31 @@ void slot_keep(struct tables *t, uint32_t slot, const unsigned char *header, uin
                const unsigned char *payload, uint32_t payload_size);
 int slot_reply(const struct tables *t, uint32_t slot, const unsigned char **reply, uint32_t *payload_size);
 
+int tables_know_filesystem(struct tables *t, int root, const char *path);
+bool tables_by_handle(const struct tables *t);
+
+/* session.c */
+int session_begin(struct tables *t, const unsigned char *opening, uint32_t size, const unsigned char *secret);
+void session_secret(struct tables *t, const unsigned char *secret);
+void session_mark(struct tables *t, uint32_t bits);
+uint32_t session_load(const struct tables *t, const unsigned char **opening, uint32_t *size,
+                      const unsigned char **secret);
+
+/* settling.c: what the calling thread's request notes in its slot, and what a later process makes of it */
+enum settled { SETTLED_NOT_DONE, SETTLED_DONE, SETTLED_UNKNOWN };
+void slot_enter(struct tables *t, uint32_t slot);
+void slot_leave(void);
+uint32_t slot_deaths(const struct tables *t);
+uint32_t slot_progress(const struct tables *t);
+void slot_progressed(struct tables *t, uint32_t count);
+void slot_note(struct tables *t, int from, int to);
+void slot_note_rename(struct tables *t, int from, const char *name, int to, const char *new_name);
+void settle_made(struct tables *t);
+int handle_appends(struct tables *t, uint64_t handle);
+int settle_removal(struct tables *t, uint64_t parent, const char *name, size_t size);
+int settle_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
+                  const char *new_name, size_t new_size, uint32_t flags);
+
 /* names.c */
 int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry);
 int tree_lookup_quick(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry);

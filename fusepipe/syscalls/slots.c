@@ -6,20 +6,31 @@
 #include <string.h>
 
 #define STATE_FREE 0u
+#define STATE_RUNNING 1u
 #define STATE_DONE 2u
+#define STATE_BROKEN 3u
 #define MAX_SEQ (1ull << 54)
 #define MAX_OP 256u
 
 uint32_t slots_count(const struct tables *t) { return t->header->slots; }
 
-/* What a process kept beside its memfd went with it: such a request runs again when it comes again. */
+/*
+ * What a process kept beside its memfd went with it: such a request runs again when it comes again.  One that was running
+ * is broken until it comes again, and then settled (server/settling.py).
+ */
 void slots_rebuild(struct tables *t)
 {
     for (uint32_t i = 0; i < t->header->slots; i++) {
         struct slot_row *r = &t->slot_rows[i];
+        const uint64_t seq = r->word >> 10;
 
-        if ((r->word & 3) == STATE_DONE && r->header_size == REPLY_ELSEWHERE)
+        if ((r->word & 3) == STATE_DONE && r->header_size == REPLY_ELSEWHERE) {
             __atomic_store_n(&r->word, r->word & ~3ull, __ATOMIC_RELEASE);
+        } else if ((r->word & 3) == STATE_RUNNING) {
+            __atomic_store_n(&r->word, r->word | STATE_BROKEN, __ATOMIC_RELEASE);
+            r->deaths = r->deaths_seq == seq ? r->deaths + 1 : 1;
+            __atomic_store_n(&r->deaths_seq, seq, __ATOMIC_RELEASE);
+        }
     }
 }
 

@@ -6,8 +6,8 @@
  * locks, uses and file descriptors are this process's own and are rebuilt when the memfd is mapped.  In doubt a lookup
  * count stays too high: that costs memory, the opposite would take an inode away from under the guest.
  *
- * Lock order: directory.lock > tables.filesystems_lock > tables.inodes_lock, tables.handles_lock.  The last two are
- * leaves: no system call that may wait is made under them, and nobody holds both.
+ * Lock order: directory.lock > tables.filesystems_lock, tables.keep_lock > tables.inodes_lock, tables.handles_lock.  The
+ * last two are leaves: no system call that may wait is made under them, and nobody holds both.
  */
 #ifndef FUSEPIPE_TABLES_H
 #define FUSEPIPE_TABLES_H
@@ -32,14 +32,29 @@
 #define FILE_HANDLE_ROOM 40          /* ext4 8, tmpfs 12, xfs 8 to 12, btrfs 20 to 40 bytes; longer ones count as none */
 #define REPLY_ROOM 496               /* bytes of a kept reply; all but READDIR's are shorter */
 #define REPLY_ELSEWHERE UINT32_MAX   /* the reply was too long: it is in the process that made it (long_replies) */
+#define SECRET_ROOM 32
+#define OPENING_ROOM 1024
 
 /* ---- in the memfd ------------------------------------------------------------------------------------------------ */
+
+/* What the session's connections share.  `state` and `turn` are stored last. */
+struct session_row {
+    uint32_t state;                  /* SESSION_* */
+    uint32_t turn;                   /* which of the secrets counts */
+    uint32_t opening_size;
+    unsigned char secrets[2][SECRET_ROOM];
+    unsigned char opening[OPENING_ROOM];   /* what HELLO was answered */
+};
+#define SESSION_OPEN 1u
+#define SESSION_KNOWN 2u             /* the client has shown that it knows the session */
+#define SESSION_ENDED 4u
 
 struct tables_header {
     uint64_t magic;
     uint32_t version, slots, max_inodes, max_handles;
     uint32_t inodes, handles;        /* rows that were ever in use, row 0 included; grows before the row appears */
     uint64_t slots_at, handles_at, inodes_at, size;
+    struct session_row session;
 };
 
 /* `word` is generation << 1 | live.  Freeing a row is one store of the next generation. */
@@ -60,9 +75,27 @@ struct handle_row {
     uint64_t node;
 };
 
-/* `word` is seq << 10 | op << 2 | state, so that the three change at once. */
+/* An inode that a request is about to take a name from. */
+struct noted_inode {
+    uint64_t dev, ino;
+    int32_t handle_type;
+    uint32_t handle_size;            /* NOTHING: there was none of that name */
+    unsigned char handle[FILE_HANDLE_ROOM];
+};
+#define NOTHING UINT32_MAX
+
+/*
+ * `word` is seq << 10 | op << 2 | state, so that the three change at once.  What is noted while a request runs belongs to
+ * the seq that stands beside it, which is stored last: so nothing has to be cleared for the next one.
+ */
 struct slot_row {
     uint64_t word;
+    uint64_t deaths_seq;             /* processes that died while they ran it */
+    uint64_t noted_seq;              /* what its names were before */
+    uint64_t progress_seq;           /* forgets of a batch that were begun */
+    uint64_t made_seq, made;         /* the handle that it has got */
+    uint32_t deaths, progress;
+    struct noted_inode from, to;
     uint32_t header_size, payload_size;
     unsigned char reply[REPLY_ROOM];
 };
@@ -89,6 +122,8 @@ struct inode {
     uint16_t filesystem;             /* while there is a descriptor */
     uint8_t list;                    /* enum fd_list */
     bool referenced;                 /* used since eviction last looked at it */
+    bool kept;                       /* whoever keeps the memfd has a descriptor, too: pins.c */
+    uint16_t leaving;                /* calls that take a name from it at this moment */
     struct dropped dropped;
 };
 
@@ -121,7 +156,8 @@ struct filesystem {
 #define MAX_FILESYSTEMS 1024u
 
 struct counters {
-    uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems;
+    uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems, kept,
+             lost_locks, unreachable;
 };
 
 /* A reply that is too long for its slot's row.  Guarded by the slot's lock. */
@@ -150,6 +186,11 @@ struct tables {
     struct fd_chain chains[LISTS];
     struct counters counters;        /* fds: descriptors that count against the budget */
 
+    pthread_mutex_t keep_lock;       /* before inodes_lock; held while something is said on keep_fd */
+    int keep_fd;                     /* -1: nobody keeps descriptors */
+    uint64_t *unkept;                /* nodes whose descriptor need not be kept any more; guarded by inodes_lock */
+    uint32_t unkept_count, unkept_room;
+
     pthread_mutex_t handles_lock;
     uint32_t free_handle, handles_allocated;
     uint64_t live_handles;
@@ -168,6 +209,8 @@ void tables_statistics(struct tables *t, struct counters *counters, uint64_t *lo
 size_t tables_bytes_per_inode(void);
 int allocate_rows(struct tables *t, uint64_t base, size_t row_size, uint32_t limit, uint32_t *allocated);
 
+struct file_id { int type; unsigned size; unsigned char bytes[FILE_HANDLE_ROOM]; };
+
 /* inodes.c: nodes, their counts and uses.  Every function may be called from any thread. */
 struct used { uint64_t node; uint32_t row; int fd; uint32_t filesystem; uint8_t type; bool own; };
 int inodes_rebuild(struct tables *t);
@@ -182,6 +225,23 @@ void inode_unlinked(struct tables *t, int fd, bool directory);
 int inode_forget(struct tables *t, uint64_t node, uint64_t count);
 int inode_settle_locked(struct tables *t, uint32_t row);
 void inodes_settle(struct tables *t);
+uint32_t inode_find_locked(struct tables *t, const struct stat *st, const struct file_id *id);
+uint32_t inode_row_locked(const struct tables *t, uint64_t node);
+uint64_t inode_node(const struct tables *t, uint32_t row);
+
+/* settling.c */
+void slot_made(uint64_t handle);
+
+/* pins.c: descriptors of inodes without a name, kept by whoever keeps the memfd */
+struct leaving { uint32_t row; };
+void tables_keep(struct tables *t, int fd);
+int pin_restore(struct tables *t, uint64_t node, int fd);
+void pin_before(struct tables *t, int fd, struct leaving *leaving);
+void pin_after(struct tables *t, const struct leaving *leaving);
+void pin_keep(struct tables *t, uint32_t row, int fd);
+bool pin_wanted_locked(const struct tables *t, uint32_t row);
+void pin_drop_locked(struct tables *t, uint32_t row);
+void pins_flush(struct tables *t);
 
 /* descriptors.c: the budget.  The functions named *_locked want inodes_lock. */
 int fds_reserve(struct tables *t, unsigned count);
@@ -191,7 +251,6 @@ int fd_remove_locked(struct tables *t, uint32_t row);
 void fd_pin_locked(struct tables *t, uint32_t row);
 
 /* filesystems.c */
-struct file_id { int type; unsigned size; unsigned char bytes[FILE_HANDLE_ROOM]; };
 int filesystem_find(struct tables *t, uint64_t dev);
 int filesystem_of(struct tables *t, int fd, const struct stat *st);
 void filesystem_file_id(const struct filesystem *fs, int fd, struct file_id *id);
@@ -207,7 +266,9 @@ bool handle_use_quick(struct tables *t, uint64_t handle, struct used_handle *use
 void handle_done(struct tables *t, struct used_handle *used);
 int handle_release(struct tables *t, uint64_t handle);
 bool handle_was_used(struct tables *t, uint64_t handle);
+void handle_locked(struct tables *t, uint64_t handle);
 #define HANDLE_OF_DIRECTORY ((uint32_t)O_DIRECTORY)   /* in handle_row.flags */
+#define HANDLE_LOCKED (1u << 31)     /* beside them: locks were set by it, which end with the process */
 struct directory *handle_directory(struct tables *t, const struct used_handle *used);
 
 /* keeping.c: flags of the replies to OPEN and CREATE */

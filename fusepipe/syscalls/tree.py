@@ -26,6 +26,8 @@ _XATTR_ROOM = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of linux/limits.h
 _TARGET_ROOM = 4097  # PATH_MAX and one more, to see that nothing was cut
 
 _NO_ID = 0xFFFFFFFF
+_SECRET_SIZE = 32
+_SETTLED = {int(lib.SETTLED_NOT_DONE): False, int(lib.SETTLED_DONE): True}
 
 _uninitialised = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -405,6 +407,81 @@ class Tree:
         count = lib.tree_cleanup(self._tables, pairs, len(forgets) // 2, numbers, len(handles), wrong)
         return list(ffi.unpack(wrong, count)) if count else []
 
+    # ---- after the death of another process
+
+    def removal_is_done(self, parent: int, name: bytes) -> bool | None:
+        """Whether that process had done this thread's UNLINK or RMDIR; None where nothing proves it.
+
+        Raises OSError.
+        """
+        return _SETTLED.get(check(lib.settle_removal(self._tables, parent, name, len(name))))
+
+    def rename_is_done(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> bool | None:
+        """The same of RENAME."""
+        found = lib.settle_rename(self._tables, parent, name, len(name), new_parent, new_name, len(new_name), flags)
+        return _SETTLED.get(check(found))
+
+    def release_made(self) -> None:
+        """Releases the handle that the process before had made for this thread's request."""
+        lib.settle_made(self._tables)
+
+    def appends(self, handle: int) -> bool:
+        """Whether what is written by the handle goes to the end of its file.  Raises OSError (EBADF)."""
+        return bool(check(lib.handle_appends(self._tables, handle)))
+
+    def know_filesystem(self, root: int, path: bytes) -> None:
+        """Inodes of the filesystem that is mounted at this path below `root` can be opened by their handles.
+
+        Raises OSError.
+        """
+        check(lib.tables_know_filesystem(self._tables, root, path))
+
+    @property
+    def opens_by_handle(self) -> bool:
+        """Whether inodes of the volume's own filesystem can be opened by their handles."""
+        return bool(lib.tables_by_handle(self._tables))
+
+    def keep(self, fd: int) -> None:
+        """From now on descriptors of inodes without a name are sent to the other end of this socket, which is the
+        tree's from then on."""
+        lib.tables_keep(self._tables, fd)
+
+    def restore_pin(self, node: int, fd: int) -> bool:
+        """Takes a descriptor that was kept; whether it is of any use."""
+        return not lib.pin_restore(self._tables, node, fd)
+
+    def note_lock(self, handle: int) -> None:
+        """A lock has been set by way of this handle, which the end of this process ends."""
+        lib.handle_locked(self._tables, handle)
+
+    # ---- what the connections share: never two calls at once
+
+    def session_begin(self, opening: bytes, secret: bytes) -> bool:
+        """Notes how HELLO is answered; False where that is too long to be kept."""
+        return not lib.session_begin(self._tables, opening, len(opening), secret)
+
+    def session_secret(self, secret: bytes) -> None:
+        """Changes the secret at once."""
+        lib.session_secret(self._tables, secret)
+
+    def session_known(self) -> None:
+        """The client has shown that it knows the session."""
+        lib.session_mark(self._tables, lib.SESSION_KNOWN)
+
+    def session_ended(self) -> None:
+        """The client has said BYE."""
+        lib.session_mark(self._tables, lib.SESSION_ENDED)
+
+    def session(self) -> tuple[bytes, bytes, bool, bool] | None:
+        """Answer to HELLO, secret, whether the client knows the session, whether it has ended; None before HELLO."""
+        opening, secret = ffi.new("const unsigned char **"), ffi.new("const unsigned char **")
+        size = self._room.count
+        state = lib.session_load(self._tables, opening, size, secret)
+        if not state & lib.SESSION_OPEN:
+            return None
+        parts = bytes(ffi.buffer(opening[0], size[0])), bytes(ffi.buffer(secret[0], _SECRET_SIZE))
+        return *parts, bool(state & lib.SESSION_KNOWN), bool(state & lib.SESSION_ENDED)
+
     # ---- slots: the caller holds the slot's lock and has checked its number
 
     def slot_load(self, slot: int) -> int:
@@ -420,6 +497,18 @@ class Tree:
         lib.slot_keep(
             self._tables, slot, header, len(header), ffi.from_buffer("unsigned char[]", payload), len(payload)
         )
+
+    def slot_enter(self, slot: int) -> None:
+        """The calling thread runs this slot's request until `slot_leave`: what it notes belongs to that."""
+        lib.slot_enter(self._tables, slot)
+
+    def slot_leave(self) -> None:
+        """The calling thread runs no request any more."""
+        lib.slot_leave()
+
+    def slot_deaths(self) -> int:
+        """How many processes have died while they ran the request that the calling thread runs."""
+        return int(lib.slot_deaths(self._tables))
 
     def slot_reply(self, slot: int) -> tuple[bytes, bytes] | None:
         """Header and payload of the reply that is kept, or None."""

@@ -25,7 +25,15 @@ from .frames import MAX_FIRST_HEADER, MAX_HEADER, PREFIX, Buffer, Frame, FrameRe
 from .limits import BODY_CRC, MAGIC, MAX_SLOTS, MINOR_MIN, ServerLimits
 from .messages import MAJOR, MINOR, ROWS, Attr, Entry, HelloReply, HelloRequest, Op, Row, Secret
 from .opened import KEEP_ALWAYS, OpenedFlag
-from .server_session import ServerConnection, ServerSession, first_frame_size, opening, refusal
+from .server_session import (
+    Remembered,
+    ServerConnection,
+    ServerSession,
+    SessionMemory,
+    first_frame_size,
+    opening,
+    refusal,
+)
 from .slots import (
     KIND_OF_CHANNEL,
     ClientSlotStore,
@@ -77,6 +85,7 @@ __all__ = [
     "Message",
     "Op",
     "OpenedFlag",
+    "Remembered",
     "RemoteProtocolError",
     "Reply",
     "Request",
@@ -86,6 +95,7 @@ __all__ = [
     "ServerLimits",
     "ServerSession",
     "ServerSlotStore",
+    "SessionMemory",
     "SlotKind",
     "SlotLayout",
     "SlotRecord",

@@ -24,6 +24,7 @@ from .codec import (
     SECRET_SIZE,
     Message,
     Request,
+    decode_reply,
     decode_request,
     encode_error,
     encode_reply,
@@ -257,6 +258,40 @@ class ListTraffic:
         return self._routes[slot]
 
 
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+class Remembered(NamedTuple):
+    """What a SessionMemory was told: the answer to HELLO without the secret, and so on."""
+
+    opening: bytes
+    secret: Secret
+    known: bool
+    ended: bool
+
+    def __repr__(self) -> str:
+        return "<Remembered>"  # it contains a secret
+
+
+class SessionMemory(Protocol):
+    """Where a session's state is kept for a process that may come after this one; called under the session's lock.
+
+    What a call was given is kept when it returns: only then is the client told of it.
+    """
+
+    def opened(self, opening: bytes, secret: bytes) -> None:
+        """HELLO is about to be answered."""
+
+    def confirmed(self, secret: bytes) -> None:
+        """The session has another secret."""
+
+    def known(self) -> None:
+        """The client has shown that it knows the session."""
+
+    def ended(self) -> None:
+        """BYE has come."""
+
+
 # ---- session --------------------------------------------------------------------------------------------------------
 
 
@@ -274,11 +309,14 @@ class ServerSession:
         software: str = "",
         slot_locks: Sequence[AbstractContextManager[object]] = (),
         traffic: "Traffic | None" = None,
+        memory: SessionMemory | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
         """`store` has at least as many slots as `limits` grant; `token_bytes` gives random bytes (secrets.token_bytes).
 
         `slot_locks` are the locks of the slots, in order; without them the session is for one thread.  `traffic` is
-        where native code sees it, too; None: only here.
+        where native code sees it, too; None: only here.  `memory` is told what another process would need to go on,
+        which gets it as `remembered`.
         """
         if len(session_id) != ID_SIZE:
             raise LocalProtocolError(f"a session's id has {ID_SIZE} bytes")
@@ -304,6 +342,21 @@ class ServerSession:
         self._lock: Final = Lock()
         self._secret: Secret | None = None
         self._connections: list[ServerConnection] = []
+        self._memory = memory
+        if remembered is not None:
+            self._remember(remembered)
+
+    def _remember(self, remembered: Remembered) -> None:
+        reply = decode_reply(Op.HELLO, remembered.opening).message
+        assert isinstance(reply, HelloReply)
+        self._secret = remembered.secret
+        self._known, self.ended = remembered.known, remembered.ended
+        self._agree(reply._replace(secret=remembered.secret))
+
+    def _agree(self, reply: HelloReply) -> None:
+        self.agreed = reply
+        self.layout = SlotLayout(reply.request_slots, reply.cleanup_slots, reply.lock_slots)
+        self._ranges = self.layout.by_channel()
 
     @property
     def in_flight(self) -> int:
@@ -319,7 +372,9 @@ class ServerSession:
         with self._lock:
             if not self._known and self.agreed is not None:
                 with self._all_slots():
-                    self._known = any(self.store.load(slot).seq for slot in range(self.layout.total))
+                    known = any(self.store.load(slot).seq for slot in range(self.layout.total))
+                if known:
+                    self._note_known()
             return self._known
 
     def connection(
@@ -345,7 +400,14 @@ class ServerSession:
 
     def _is_known(self) -> None:
         with self._lock:
+            self._note_known()
+
+    def _note_known(self) -> None:
+        """Under the session's lock."""
+        if not self._known:
             self._known = True
+            if self._memory is not None:
+                self._memory.known()
 
     def open_connections(self) -> "tuple[ServerConnection, ...]":
         """The connections that were opened and are not closed, those that wait for CONFIRM included."""
@@ -396,7 +458,6 @@ class ServerSession:
         if self.agreed is not None:
             raise RemoteProtocolError("the session has been opened already")
         granted = grant(offer, self.limits)
-        layout = SlotLayout(granted["request_slots"], granted["cleanup_slots"], granted["lock_slots"])
         features = tuple(name for name in offer.features if name in SERVER_FEATURES)
         self._secret = Secret(self._token_bytes(SECRET_SIZE))
         reply = HelloReply(
@@ -408,7 +469,10 @@ class ServerSession:
             software=self._software,
             **granted,
         )
-        self.agreed, self.layout, self._ranges = reply, layout, layout.by_channel()
+        self._agree(reply)
+        if self._memory is not None:
+            opening = encode_reply(None, 1, Op.HELLO, reply._replace(secret=Secret(bytes(SECRET_SIZE))))
+            self._memory.opened(opening, self._secret)
         connection._set_current(True)
         self._connections.append(connection)
         return reply
@@ -420,7 +484,7 @@ class ServerSession:
             raise _stale("the session goes on elsewhere, or has to be resumed")
         if len(current) >= self.agreed.connections:
             raise RemoteProtocolError(f"{self.agreed.connections} connections are agreed", ErrorCode.LIMIT)
-        self._known = True
+        self._note_known()
         connection._set_current(True)
         self._connections.append(connection)
         return AttachReply(connection._connection_features(request.features))
@@ -433,14 +497,14 @@ class ServerSession:
         pending = any(_same(other.pending, request.secret) for other in self._connections)
         if not pending and not self._is_secret(request.secret):
             raise _stale("the session goes on elsewhere")
-        self._known = True
+        self._note_known()
         connection.seqs = request.seqs
         superseded: list[ServerConnection] = []
         with self._all_slots():
             self._check_seqs(request.seqs)
             if pending:
                 # Its client got this secret and was cut off before CONFIRM was answered: this confirms it.
-                self._secret = Secret(request.secret)
+                self._confirmed(Secret(request.secret))
                 superseded += self._supersede(connection)
         waiting = [other for other in self._connections if other.pending is not None]
         if len(waiting) >= MAX_WAITING:
@@ -464,7 +528,8 @@ class ServerSession:
                 # A copy that was slower than its original may have fallen behind since its RESUME.
                 self._check_seqs(connection.seqs)
                 superseded = self._supersede(connection)
-                self._secret, connection.pending = connection.pending, None
+                self._confirmed(connection.pending)
+                connection.pending = None
                 connection._set_current(True)
             self._connections.append(connection)
             return superseded
@@ -474,9 +539,16 @@ class ServerSession:
             if not connection.current:
                 raise _stale("the session goes on elsewhere")
             self.ended = True
+            if self._memory is not None:
+                self._memory.ended()
             with self._all_slots():
                 self._supersede(connection)
                 connection._set_current(False)
+
+    def _confirmed(self, secret: Secret) -> None:
+        self._secret = secret
+        if self._memory is not None:
+            self._memory.confirmed(secret)
 
     def _supersede(self, connection: "ServerConnection") -> "tuple[ServerConnection, ...]":
         """Ends every connection of the session but this one, which is not in the list afterwards either."""
@@ -534,6 +606,7 @@ _NEW: Final = _State.NEW
 _OPEN: Final = _State.OPEN
 _CLOSED: Final = _State.CLOSED
 _RUN: Final = Verdict.RUN
+_SETTLE: Final = Verdict.SETTLE
 
 
 class ServerConnection:
@@ -629,7 +702,7 @@ class ServerConnection:
             return Verdict.DROP
         session, slot, row = self.session, event.slot, ROWS[event.op]
         verdict = judge(session.store, slot, event.seq, row)
-        if verdict is _RUN:
+        if verdict is _RUN or verdict is _SETTLE:
             session._charge(slot, event.in_flight)
             session.store.run(slot, event.seq, event.op)
         session.traffic.set_route(slot, self)

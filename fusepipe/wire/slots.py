@@ -64,12 +64,15 @@ class SlotState(IntEnum):
     """There was none, or a store that outlived its process says that it is to run when it comes again."""
     RUNNING = 1
     DONE = 2
+    BROKEN = 3
+    """It was running when the process of the store died, and has not come again since."""
 
 
 # Python 3.11 calls a function for each look-up of an enum's member, and these are looked up for every request.
 _FREE: Final = SlotState.FREE
 _RUNNING: Final = SlotState.RUNNING
 _DONE: Final = SlotState.DONE
+_BROKEN: Final = SlotState.BROKEN
 
 
 class SlotRecord(NamedTuple):
@@ -114,6 +117,8 @@ class Verdict(Enum):
     """It runs already; its reply goes to the connection on which it came last."""
     REPLAY = "replay"
     """It has run: send the kept reply."""
+    SETTLE = "settle"
+    """A process died while it ran: what is left to do is to be found out, in place of running it."""
     DROP = "drop"
     """It came on a connection that has been superseded: somebody else has sent it again, or will."""
 
@@ -131,7 +136,7 @@ def judge(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
         raise RemoteProtocolError(f"slot {slot} of {len(store)}")
     record = store.load(slot)
     if seq == record.seq + 1:
-        if record.state == _RUNNING:
+        if record.state in (_RUNNING, _BROKEN):
             raise RemoteProtocolError(f"slot {slot}: seq {seq} came while {record.seq} was running")
         return _RUN
     if seq != record.seq or seq == 0:
@@ -140,6 +145,8 @@ def judge(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
         raise RemoteProtocolError(f"slot {slot}: seq {seq} came again as another operation")
     if record.state == _RUNNING:
         return Verdict.RUNNING
+    if record.state == _BROKEN:
+        return Verdict.SETTLE
     if record.state == _FREE:
         return Verdict.RUN
     return Verdict.RUN if row.repeatable else Verdict.REPLAY
@@ -148,7 +155,7 @@ def judge(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
 def arrive(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
     """Judges a request and, where it is to run, notes that it runs.  Raises as `judge` does."""
     verdict = judge(store, slot, seq, row)
-    if verdict is _RUN:
+    if verdict is _RUN or verdict is Verdict.SETTLE:
         store.run(slot, seq, row.op)
     return verdict
 

@@ -8,9 +8,11 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable
+from errno import EIO
 from pathlib import Path
 
 from tests.mount.expect import fails
+from tests.support import world
 
 MOST_NAMES = 12
 """Names in one folder; more are removed before others are made."""
@@ -40,11 +42,55 @@ class Folder:
 Node = File | Link | Folder
 
 
+class Bears:
+    """Calls that may have EIO as their answer, because the session's process died: whether they took effect is seen on
+    the host, and then in the mount, where what its kernel has cached may hide it for a moment."""
+
+    def __init__(self, mount: Path, volume: Path) -> None:
+        self._mount = mount
+        self._volume = volume
+        self.failed = 0
+        """How many calls had it."""
+
+    def host(self, path: Path) -> Path:
+        """The same on the host."""
+        return self._volume / path.relative_to(self._mount)
+
+    def settle(self, path: Path, happened: Callable[[Path], bool]) -> bool:
+        """Whether a call that had EIO took effect, as `happened` says of the path."""
+        self.failed += 1
+        done = happened(self.host(path))
+        assert world.wait_until(lambda: happened(path) == done, 60), f"{path}: not as on the host"
+        return done
+
+    def grown(self, fd: int, size: int, least: int, most: int) -> int:
+        """By how much an append made an open file grow, which may have no name.
+
+        A long one is several requests, of which those after the first EIO are not made.
+        """
+        self.failed += 1
+
+        def asked() -> bool:
+            try:
+                os.fchmod(fd, os.fstat(fd).st_mode & 0o7777)  # its answer says the size, whatever is cached
+            except OSError as error:
+                assert error.errno == EIO, error
+                return False
+            return True
+
+        assert world.wait_until(asked, 60), "fchmod fails for good"
+        more = os.fstat(fd).st_size - size
+        assert least <= more <= most, f"{more} bytes more, where {least} to {most} were appended"
+        return more
+
+
 class Worker:
     """Random calls in the folder `top`, which is empty and nobody else's, and the model of what they did."""
 
-    def __init__(self, top: Path, seed: str) -> None:
+    def __init__(self, top: Path, seed: str, bears: Bears | None = None) -> None:
+        """`bears`: calls may end with EIO, as it says."""
         self.top = top
+        self._bears = bears
         self.folder = Folder()
         self.history: deque[str] = deque(maxlen=6)
         """The last calls, for the report of a failure."""
@@ -66,6 +112,24 @@ class Worker:
         """Close what is open."""
         while self._open:
             os.close(self._open.pop()[0])
+
+    # ---- calls that an answer may be missing for
+
+    def _do(self, call: Callable[[], object], path: Path, happened: Callable[[Path], bool]) -> bool:
+        """Make a call: whether it took effect."""
+        try:
+            call()
+        except OSError as error:
+            if self._bears is None or error.errno != EIO:
+                raise
+            return self._bears.settle(path, happened)
+        return True
+
+    def _fails(self, code: int, call: Callable[[], object]) -> None:
+        """Make a call that must fail."""
+        codes = (code,) if self._bears is None else (code, EIO)
+        with fails(*codes):
+            call()
 
     # ---- choosing
 
@@ -123,15 +187,15 @@ class Worker:
             return
         path, folder = found
         if self._rng.random() < 0.2 and folder.entries:
-            with fails(17):
-                os.mkdir(path / self._rng.choice(list(folder.entries)))
+            taken = path / self._rng.choice(list(folder.entries))
+            self._fails(17, lambda: os.mkdir(taken))
             return
         if len(path.parts) - len(self.top.parts) >= DEEPEST:
             return
         name = self._new_name()
         self._note(f"mkdir {path / name}")
-        os.mkdir(path / name)
-        folder.entries[name] = Folder()
+        if self._do(lambda: os.mkdir(path / name), path / name, os.path.lexists):
+            folder.entries[name] = Folder()
 
     def _create(self) -> None:
         found = self._roomy()
@@ -139,13 +203,14 @@ class Worker:
             return
         path, folder = found
         if self._rng.random() < 0.2 and folder.entries:
-            with fails(17):
-                os.open(path / self._rng.choice(list(folder.entries)), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            taken = path / self._rng.choice(list(folder.entries))
+            self._fails(17, lambda: os.open(taken, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             return
         name = self._new_name()
         self._note(f"create {path / name}")
-        os.close(os.open(path / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
-        folder.entries[name] = File()
+        new = path / name
+        if self._do(lambda: os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)), new, os.path.lexists):
+            folder.entries[name] = File()
 
     def _symlink(self) -> None:
         found = self._roomy()
@@ -153,8 +218,8 @@ class Worker:
             path, folder = found
             name = self._new_name()
             self._note(f"symlink {path / name}")
-            os.symlink(f"to-{name}", path / name)
-            folder.entries[name] = Link(f"to-{name}")
+            if self._do(lambda: os.symlink(f"to-{name}", path / name), path / name, os.path.lexists):
+                folder.entries[name] = Link(f"to-{name}")
 
     def _link(self) -> None:
         target = self._roomy()  # first, since it may remove a file
@@ -164,9 +229,9 @@ class Worker:
         (old, file), (path, folder) = source, target
         name = self._new_name()
         self._note(f"link {old} {path / name}")
-        os.link(old, path / name)
-        file.links += 1
-        folder.entries[name] = file
+        if self._do(lambda: os.link(old, path / name), path / name, os.path.lexists):
+            file.links += 1
+            folder.entries[name] = file
 
     def _rename(self) -> None:
         found = self._some(None)
@@ -235,8 +300,17 @@ class Worker:
                 os.close(fd)
 
     def _append_to(self, fd: int, file: File) -> None:
-        data = self._data()
-        assert os.write(fd, data) == len(data)
+        data, written = self._data(), 0
+        try:
+            written = os.write(fd, data)
+        except OSError as error:
+            if self._bears is None or error.errno != EIO:
+                raise
+        if self._bears is not None and written < len(data):
+            written = self._bears.grown(fd, len(file.content), written, len(data))
+            file.content += data[:written]
+            return
+        assert written == len(data), f"{written} bytes of {len(data)} were written"
         file.content += data
         if self._rng.random() < 0.3:
             os.fsync(fd)
@@ -247,9 +321,9 @@ class Worker:
             path, file = found
             size = self._rng.randrange(2 * len(file.content) + 2) % 200_000
             self._note(f"truncate {path} {size}")
-            os.truncate(path, size)
-            del file.content[size:]
-            file.content += bytes(size - len(file.content))
+            if self._do(lambda: os.truncate(path, size), path, lambda seen: os.stat(seen).st_size == size):
+                del file.content[size:]
+                file.content += bytes(size - len(file.content))
 
     def _read(self) -> None:
         found = self._file()

@@ -50,10 +50,10 @@ class Load:
 
 
 @contextmanager
-def load(mnt: Path, volume: Path, seed: int) -> Iterator[Load]:
+def load(mnt: Path, volume: Path, seed: int, *options: str) -> Iterator[Load]:
     """The load at work; ended and reaped in any case."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.load", mnt, volume, str(seed), str(THREADS)],
+        [sys.executable, "-m", "tests.faults.load", mnt, volume, str(seed), str(THREADS), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

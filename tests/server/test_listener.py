@@ -158,7 +158,7 @@ def test_no_process_for_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]):
         with monkeypatch.context() as patched:
-            patched.setattr(module, "start_session", no_process)
+            patched.setattr(module, "KeptSession", no_process)
             assert refused(client(path)) is ErrorCode.FAILED
         with client(path) as again:
             assert again.call(m.GetattrRequest(1, 0))[0] == 0

@@ -16,6 +16,7 @@ import tests.server.breakout as breakout
 from fusepipe import syscalls
 from fusepipe.server import SandboxError, ServerError, ServerOptions, Volume, check_sandbox, launching, try_sandbox
 from fusepipe.server import sandbox as sandboxes
+from fusepipe.server.options import CANNOT_GO_ON
 from fusepipe.server.sandbox import KEPT, Missing, Prepared, Report, enter
 from fusepipe.server.seccomp import program
 from fusepipe.syscalls import part_children
@@ -239,7 +240,7 @@ def test_what_is_required_and_missing_is_named_with_a_remedy(volume: Path, capfd
     with pytest.raises(SandboxError, match=r".*; or give --sandbox prefer"):
         trio.run(try_sandbox, Volume("v", str(volume)), ServerOptions(sandbox="require"))
     with session(volume, ServerOptions(sandbox="require")) as process:
-        assert ended(process) == 1
+        assert ended(process) == CANNOT_GO_ON
         assert process.sandbox is not None
         assert process.sandbox.missing
     logged = capfd.readouterr().err

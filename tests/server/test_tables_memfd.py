@@ -159,7 +159,7 @@ def test_another_process_goes_on(memfd: int, directory: Path) -> None:
         assert slots.reply(0) == Kept(b"header", b"payload")
         assert slots.load(1) == (6, SlotState.FREE, Op.READDIR), "its reply is gone: it runs again"
         assert slots.reply(1) is None
-        assert slots.load(2) == (7, SlotState.RUNNING, Op.WRITE)
+        assert slots.load(2) == (7, SlotState.BROKEN, Op.WRITE)
         assert slots.load(3) == (8, SlotState.DONE, Op.READ)
         assert slots.load(4) == (0, SlotState.FREE, 0)
 

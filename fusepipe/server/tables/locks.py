@@ -190,6 +190,7 @@ class Locks:
         if type == UNLOCK:
             return more
         used.pid = pid
+        self._tree.note_lock(handle)
         with self._lock:
             if used.handle != handle:
                 self._leave_handle(used)

@@ -9,6 +9,7 @@ from ... import syscalls
 from ...syscalls import IdExtent, IdMap, Tree
 from ..policy import Policy
 from .locks import Locks
+from .memory import Memory
 from .slots import SlotStore
 
 LEAST_BUDGET = 16
@@ -77,13 +78,15 @@ class Tables:
         self.read_only = read_only
         self._fd_budget = fd_budget
         self.slots = SlotStore(self.tree)
+        self.memory = Memory(self.tree)
         self.locks = Locks(self.tree)
 
     def statistics(self) -> dict[str, int]:
         """Counters by name: inodes, lookups (not yet forgotten), handles, fds (that count against the budget), pinned
         (inodes without a name), evictions, reopened (by file handle), overforgotten (errors of the client),
-        pins_given_up, filesystems, locks (owners that have fcntl locks on a file), and fd_budget, which fds never
-        exceeds.  Walks the inode table.
+        pins_given_up, filesystems, kept (inodes of which somebody else has a descriptor, too), lost_locks (open files
+        that had locks when another process died), unreachable (inodes that nothing can open any more), locks (owners
+        that have fcntl locks on a file), and fd_budget, which fds never exceeds.  Walks the inode table.
         """
         return self.tree.statistics() | {"locks": len(self.locks), "fd_budget": self._fd_budget}
 
