@@ -26,7 +26,7 @@ from fusepipe.client.libfuse import make_session
 from fusepipe.client.link import Link
 from fusepipe.client.mountpoint import prepared
 from fusepipe.client.mounttable import MountEntry, mount_at
-from fusepipe.client.native_path import NativePath, further_connections, wanted_threads
+from fusepipe.client.native_path import NativePath, wanted_threads
 from fusepipe.client.operations import Operations
 from fusepipe.client.options import MountOptions
 from fusepipe.client.permissions import check
@@ -42,7 +42,7 @@ from fusepipe.wire.client_session import Replied
 logger = log.get_logger("client")
 
 HELLO_ATTEMPTS = 3
-"""How often a session is asked for where the connection breaks meanwhile."""
+"""How often a session is asked for, and then its further connections, where a connection breaks meanwhile."""
 HELLO_AGAIN_SECONDS = 2.0
 """How long the server may take to accept again after that."""
 INIT_SECONDS = 10.0
@@ -86,10 +86,11 @@ async def run_mount(
     threads = 0 if single else wanted_threads(options)
     patience = 0.0 if single else options.on_disconnect
     offer = Offer(volume, options.readers, connections=1 + threads, body_crc=body_crc)
-    link = await _first_link(connect, offer, attempts=HELLO_ATTEMPTS if patience else 1)
+    attempts = HELLO_ATTEMPTS if patience else 1
+    link = await _first_link(connect, offer, attempts)
     try:
-        channels = await further_connections(link.session, connect, threads)
         resuming = Resuming(link, connect, patience)
+        channels = await resuming.attach(threads, attempts)
         return await Mount(link, resuming, place, options, channels).run(ready)
     finally:
         link.lose("the mount has ended")

@@ -40,6 +40,26 @@ class Resuming:
         self._connect = connect
         self._patience = patience
 
+    async def attach(self, threads: int, attempts: int) -> list[Channel]:
+        """The further connections of a new session, one for each native thread, as far as the server grants them.
+
+        Where a connection breaks meanwhile, the session goes on over another one, and so often it is tried at most.
+        Raises MountError, and what dialling raises.
+        """
+        link = self._link
+        wanted = min(threads, link.agreed.connections - 1)
+        for left in reversed(range(attempts)):
+            try:
+                if link.connected.is_set():
+                    return await further_connections(link.session, self._connect, wanted)
+                return (await self._resume_once(wanted))[1]
+            except LinkLostError as error:
+                logger.info("a connection broke before there was a mount", cause=error.cause)
+                link.lose(error.cause)
+                if not left:
+                    raise
+        raise AssertionError("there is at least one attempt")
+
     async def run(self) -> None:
         """Sends and receives until the session is over."""
         link = self._link
@@ -78,36 +98,37 @@ class Resuming:
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._resume_once()
+                resent, channels = await self._resume_once(0 if self.native is None else self.native.connections)
             except StaleError:
                 raise
             except (MountError, ConnectError, OSError) as error:
                 # Whatever it is may pass: the server is being restarted, or a frame was damaged on its way.
                 logger.debug("the session cannot go on yet", cause=str(error))
+            else:
+                if self.native is not None:
+                    self.native.resume(channels)
+                return resent
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _resume_once(self) -> int:
+    async def _resume_once(self, wanted: int) -> tuple[int, list[Channel]]:
+        """How many requests were sent again, and so many further connections.  Raises MountError, and what dialling
+        raises."""
         link = self._link
         if self.native is not None:
             await self.native.at_rest()
         stream = await self._dial()
         try:
             connection, resend = await resume(link.session, stream)
-            channels = await self._further_channels(connection)
+            channels = await self._further_channels(connection, wanted)
         except BaseException:
             stream.close()
             raise
         link.resumed(stream, connection, resend)
-        if self.native is not None:
-            self.native.resume(channels)
-        return len(resend)
+        return len(resend), channels
 
-    async def _further_channels(self, connection: ClientConnection) -> list[Channel]:
-        """As many connections as native threads had.  Raises MountError, and what dialling raises."""
-        if self.native is None:
-            return []
-        wanted = self.native.connections
+    async def _further_channels(self, connection: ClientConnection, wanted: int) -> list[Channel]:
+        """So many connections beside that one.  Raises MountError, and what dialling raises."""
         try:
             channels = await further_connections(self._link.session, self._dial, wanted)
         except BaseException:

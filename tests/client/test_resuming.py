@@ -11,7 +11,7 @@ import trio.testing
 
 from fusepipe.client import liveness
 from fusepipe.client.cleanup import Cleanup
-from fusepipe.client.errors import CallError, StaleError
+from fusepipe.client.errors import CallError, LinkLostError, StaleError
 from fusepipe.client.handshake import Offer, open_link, resume
 from fusepipe.client.interrupts import Interrupts
 from fusepipe.client.link import Link
@@ -138,6 +138,45 @@ def test_patience_ends_with_eio() -> None:
             assert raised.value.errno == errno.EIO
 
     on_mock_clock(main)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2, 3])
+def test_further_connections_that_break_at_first(broken: int) -> None:
+    """The session goes on over another connection, and gets all of them; after the last attempt it is an error."""
+
+    dialled = 0
+
+    async def main() -> None:
+        near, far = pair()
+        server = Server(far, Replies())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+
+            async def dial() -> Stream:
+                nonlocal dialled
+                dialled += 1
+                stream = await server.dialled(nursery)
+                if dialled <= broken:
+                    server.stream.close()
+                return stream
+
+            link = await open_link(near, Offer("volume", 4, connections=3))
+            resuming = Resuming(link, dial, math.inf)
+            if broken == 3:
+                with pytest.raises(LinkLostError):
+                    await resuming.attach(2, attempts=3)
+            else:
+                channels = await resuming.attach(2, attempts=3)
+                assert len(channels) == 2 and link.connected.is_set() and not link.session.lost
+                assert dialled == broken + 2 + bool(broken)
+                for channel in channels:
+                    channel.socket.close()
+            link.end(0)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        server.stream.close()
+
+    run(main)
 
 
 def test_somebody_else_has_gone_on_with_the_session(capfd: pytest.CaptureFixture[str]) -> None:

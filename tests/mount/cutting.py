@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections import Counter
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
+
+To = Literal["server", "client"]
 
 
 class CuttingRelay:
@@ -18,15 +21,20 @@ class CuttingRelay:
     def __init__(self, path: Path, server: Path) -> None:
         self.open = threading.Event()
         self.open.set()
+        self.passed: Counter[To] = Counter()
+        """How many bytes went to each side, of all connections.  Guarded by `_lock`, as all that follows."""
         self._server = server
-        self._lock = threading.Lock()  # guards what follows; a leaf
+        self._lock = threading.Lock()  # a leaf
         self._sockets: list[socket.socket] = []
         self._budget: int | None = None
+        self._dialled = 0
+        self._ends: dict[int, tuple[int, To]] = {}
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(64)
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        self._accepting = threading.Thread(target=self._accept)
+        self._connections: list[threading.Thread] = []
+        self._accepting.start()
 
     def __enter__(self) -> Self:
         return self
@@ -35,26 +43,29 @@ class CuttingRelay:
         self.open.clear()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._threads[0].join(30)
+        self._accepting.join(30)
         self.cut()
-        for thread in self._threads:
+        for thread in self._connections:
             thread.join(30)
         self._listener.close()
-        for one in self._sockets:
-            one.close()
 
     def cut(self) -> None:
         """Ends every connection."""
         with self._lock:
-            sockets = [one for one in self._sockets if one.fileno() != -1]
-        for one in sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+            _shut(*self._sockets)
 
     def cut_after(self, count: int) -> None:
         """Ends every connection when so many more bytes have passed, both ways together."""
         with self._lock:
             self._budget = count
+
+    def cut_next(self, count: int, to: To, *, skip: int = 0) -> None:
+        """Ends the next connection that is dialled, or one after it, when so many of its bytes have passed to one side.
+
+        Takes the place of what was said before about connections that have not been dialled.
+        """
+        with self._lock:
+            self._ends = {self._dialled + skip: (count, to)}
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -64,31 +75,61 @@ class CuttingRelay:
                     client.close()
                     continue
                 server = socket.socket(socket.AF_UNIX)
-                with self._lock:
-                    self._sockets += [client, server]
                 try:
                     server.connect(str(self._server))
                 except OSError:
-                    client.shutdown(socket.SHUT_RDWR)
+                    client.close()
+                    server.close()
                     continue
-                for source, target in ((client, server), (server, client)):
-                    thread = threading.Thread(target=self._carry, args=(source, target))
-                    self._threads.append(thread)
-                    thread.start()
+                with self._lock:
+                    self._sockets += [client, server]
+                    end = self._ends.pop(self._dialled, None)
+                    self._dialled += 1
+                thread = threading.Thread(target=self._connection, args=(client, server, end))
+                self._connections = [one for one in self._connections if one.is_alive()] + [thread]
+                thread.start()
 
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+    def _connection(self, client: socket.socket, server: socket.socket, end: tuple[int, To] | None) -> None:
+        """Both directions of a connection, until they have ended; then its sockets are closed."""
+        there = threading.Thread(target=self._carry, args=(client, server, "server", end))
+        there.start()
+        self._carry(server, client, "client", end)
+        there.join()
+        with self._lock:
+            for one in (client, server):
+                self._sockets.remove(one)
+                one.close()
+
+    def _carry(self, source: socket.socket, target: socket.socket, to: To, end: tuple[int, To] | None) -> None:
+        left = end[0] if end is not None and end[1] == to else None
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                data = data[:left]
                 with self._lock:
-                    now = self._budget is not None and self._budget <= len(data)
-                    if now:
-                        data, self._budget = data[: self._budget], None
-                    elif self._budget is not None:
-                        self._budget -= len(data)
+                    to_end = self._spend(len(data))
+                    if to_end is not None:
+                        data = data[:to_end]
+                    self.passed[to] += len(data)
                 target.sendall(data)
-                if now:
+                if to_end is not None:
                     self.cut()
                     return
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                if left is not None and not (left := left - len(data)):
+                    break
+        _shut(source, target)
+
+    def _spend(self, count: int) -> int | None:
+        """Take these bytes off the budget: how many of them may pass before all ends, None where it does not."""
+        if self._budget is None:
+            return None
+        if self._budget <= count:
+            count, self._budget = self._budget, None
+            return count
+        self._budget -= count
+        return None
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

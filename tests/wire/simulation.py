@@ -22,7 +22,6 @@ from fusepipe.wire import (
     Entry,
     ErrorCode,
     HelloRequest,
-    ListClientStore,
     ListServerStore,
     Message,
     Op,
@@ -51,6 +50,8 @@ from fusepipe.wire.messages import (
     WriteReply,
     WriteRequest,
 )
+
+from .snapshots import snapshot
 
 LIMITS = ServerLimits(
     request_slots=6,
@@ -253,24 +254,12 @@ class Client:
 
     def clone(self) -> "Client":
         """A copy of the client as it is, without its connections, as a VM's snapshot gives it."""
-        session = copy.copy(self.session)
-        store = session._store
-        assert isinstance(store, ListClientStore)
-        twin = ListClientStore(session._layout)
-        twin.in_flight, twin.abandoned = store.in_flight, store.abandoned
-        twin._seqs = list(store._seqs)
-        twin._tickets = [copy.copy(ticket) for ticket in store._tickets]
-        twin._free = {slots: list(free) for slots, free in store._free.items()}
-        twin._free_of = {slot: free for slots, free in twin._free.items() for slot in slots}
-        session._store = twin
-        session._opening = None
-        session.lost = True
+        session = snapshot(self.session)
         other = Client(self.world, session)
         other.stale = self.stale
-        for ticket in twin._tickets:
-            if ticket is not None:
-                ticket.user = copy.copy(ticket.user)
-                other.asked.append(ticket.user)
+        for ticket in session.unanswered():
+            ticket.user = copy.copy(ticket.user)
+            other.asked.append(ticket.user)
         return other
 
 
