@@ -19,6 +19,9 @@ TARGETS = sorted(SEEDS)
 LONGEST = {"wire": 4096, "requests": 600, "native": 2048}
 """Bytes of an input."""
 
+HANG = 300
+"""Seconds after which an input counts as one that never ends: much, since the machine may be busy."""
+
 
 def kept(target: str) -> Path:
     """Where a target's corpus is."""
@@ -67,7 +70,7 @@ class Fuzzer:
             f"-seed={seed}",
             f"-max_len={LONGEST[self.target]}",
             f"-artifact_prefix={artifacts}/",
-            "-timeout=60",
+            f"-timeout={HANG}",
             "-rss_limit_mb=4096",
             "-print_final_stats=1",
             **options,

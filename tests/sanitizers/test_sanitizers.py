@@ -17,6 +17,8 @@ import pytest
 from tests.sanitizers.instrumented import SANITIZERS, Instrumented
 from tests.support import world
 
+pytestmark = pytest.mark.timeout(1600)  # modules are built, and run slowly
+
 LOAD = Path(__file__).with_name("load.py")
 PROGRAMS = 3
 ROUNDS = 3
@@ -98,7 +100,7 @@ def test_the_modules_are_instrumented(copy: Instrumented) -> None:
         for mark in copy.sanitizer.marks:
             assert mark in module.read_bytes()
     where = "import fusepipe.syscalls._syscalls as s, fusepipe.device.library; print(s.__file__)"
-    assert copy.run("-c", where, timeout=60).stdout.strip() == str(modules[1])
+    assert copy.run("-c", where, timeout=300).stdout.strip() == str(modules[1])
     clean(copy)
 
 
@@ -108,23 +110,21 @@ def test_a_planted_defect_is_found(copy: Instrumented, tmp_path: Path, defect: s
     (tmp_path / "planted.c").write_text(PLANTED)
     flags = [*copy.sanitizer.flags.split(), "-g", "-O1", "-shared", "-fPIC"]
     subprocess.run(["cc", *flags, "-o", tmp_path / "planted.so", tmp_path / "planted.c"], check=True)
-    copy.run("-c", f"import ctypes; ctypes.CDLL({str(tmp_path / 'planted.so')!r}).{defect}", timeout=60)
+    copy.run("-c", f"import ctypes; ctypes.CDLL({str(tmp_path / 'planted.so')!r}).{defect}", timeout=300)
     assert bool(copy.reports()) == ((copy.name == "thread") == (defect == "race()"))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("side", ["server", "client"])
 def test_tests(copy: Instrumented, fuse: None, side: str) -> None:
-    options = ("-p", "no:cacheprovider", "-q", "--timeout", "500")
-    done = copy.run("-m", "pytest", *options, *TESTS[copy.name][side], timeout=580)
+    options = ("-p", "no:cacheprovider", "-q", "--timeout", "1200", "-o", "faulthandler_timeout=0")
+    done = copy.run("-m", "pytest", *options, *TESTS[copy.name][side], timeout=1500)
     clean(copy, done.stdout[-2000:])
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("readers", [3, 64])
 def test_a_load_on_a_mount(copy: Instrumented, fuse: None, tmp_path: Path, readers: int) -> None:
-    """Programs with threads, signals and locks on `bind --native auto`; some of them are killed in between."""
+    """Programs with threads, signals and locks on `bind`; some of them are killed in between."""
     source, mnt = tmp_path / "source", tmp_path / "mnt"
     source.mkdir()
     mnt.mkdir()
@@ -141,7 +141,7 @@ def test_a_load_on_a_mount(copy: Instrumented, fuse: None, tmp_path: Path, reade
                 victim.kill()
                 victim.wait(120)
             for program in load:
-                _, errors = program.communicate(timeout=400)
+                _, errors = program.communicate(timeout=1200)
                 assert program.returncode == 0, errors.decode()
         finally:
             for program in (*load, *victims):
@@ -158,11 +158,12 @@ def any_of(folder: Path, pattern: str) -> bool:
 
 @contextlib.contextmanager
 def mounted(copy: Instrumented, source: Path, mnt: Path, folder: Path, *options: str) -> Iterator[None]:
-    """`bind --native auto` of the copy; it must end well, with a clean log and without a report."""
+    """`bind` of the copy; it must end well, with a clean log and without a report."""
     out, err = folder / "out", folder / "err"
     with out.open("wb") as to_out, err.open("wb") as to_err:
         program = subprocess.Popen(
-            copy.command("-m", "fusepipe", "bind", "--native", "auto", *options, str(source), str(mnt)),
+            # Within its sandbox a session process could not write what the sanitizer finds.
+            copy.command("-m", "fusepipe", "bind", "--sandbox", "none", *options, str(source), str(mnt)),
             cwd=copy.folder,
             env=copy.environment(),
             stdin=subprocess.DEVNULL,
