@@ -255,7 +255,7 @@ def test_a_dying_program_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
             w.replies.open(*range(1, 8))
             await until(lambda: len(w.calls.ended) == 7)
             assert w.calls.ended[7] == m.FsyncReply()
-            assert w.link.session.abandoned == 0 or not w.link.waits
+            await until(lambda: w.link.session.abandoned == 0 or not w.link.waits)
 
     run(main)
 
