@@ -116,6 +116,7 @@ int filesystem_of(struct tables *t, int fd, const struct stat *st)
         if (!fs->fsid)
             fs->fsid = mix((uint64_t)statfs.f_type) ^ st->st_dev;
         fs->mount_fd = open_mount(t, fd, st);
+        fs->numbers_repeat = statfs.f_type == FUSE_SUPER_MAGIC;
         fs->quiet_close = closes_quietly(statfs.f_type);
         found = (int)t->filesystem_count;
         __atomic_store_n(&t->filesystem_count, t->filesystem_count + 1, __ATOMIC_RELEASE);

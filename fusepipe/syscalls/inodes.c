@@ -4,6 +4,8 @@
  * A node id is generation << 32 | row and is never given twice.  What makes two openings the same inode: device and
  * inode number, and, since filesystems give the number of a deleted file to the next one, either a descriptor that the
  * row still holds (so the number cannot have been given away) or the same file handle, which has a generation of its own.
+ * Where a program is the filesystem, only the handle tells: those that know inodes by their paths give each hard link an
+ * inode of its own with the number of the others, and a descriptor of one fails when its name is gone.
  */
 #include "tables.h"
 
@@ -67,7 +69,7 @@ uint32_t inode_find_locked(struct tables *t, const struct stat *st, const struct
 
         if (r->ino != st->st_ino || r->dev != st->st_dev)
             continue;
-        if (t->inodes[row].fd >= 0)
+        if (t->inodes[row].fd >= 0 && !(r->handle_size && t->filesystems[t->inodes[row].filesystem].numbers_repeat))
             return row;
         if (id && id->size && r->handle_size == id->size && r->handle_type == id->type &&
             !memcmp(r->handle, id->bytes, id->size))

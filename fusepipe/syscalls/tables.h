@@ -151,6 +151,7 @@ struct handle {
 struct filesystem {
     uint64_t dev, fsid;
     int mount_fd;                    /* a real descriptor for open_by_handle_at; -1: its inodes live by descriptors */
+    bool numbers_repeat;             /* inodes that exist at the same time may have the same number: FUSE */
     bool quiet_close;                /* close(2) reports nothing there that write(2) and fsync(2) do not */
 };
 #define MAX_FILESYSTEMS 1024u

@@ -28,9 +28,7 @@ def source(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Path]:
     if kind == "bindfs":
         below = scratch / "below"
         below.mkdir()
-        # Where its kernel keeps names and the machine is loaded, an inode of bindfs that is held open answers ENOENT to
-        # READLINK for a while after its name was replaced.
-        with Mount("bindfs", below, options=("-o", "entry_timeout=0,attr_timeout=0")) as lower:
+        with Mount("bindfs", below) as lower:
             yield lower.path
         return
     if kind == "tmpfs":
@@ -83,6 +81,23 @@ def test_a_volume_on_it(source: Path, mounts: MountFactory, real: str) -> None:
     assert before == numbers(volume)
     mount.remount()
     assert numbers(mount.path) == before
+
+
+def test_a_hard_link_whose_other_name_goes(source: Path, mounts: MountFactory, real: str) -> None:
+    """Also where the filesystem below gives each name an inode of its own, which ends with that name."""
+    volume = source / "volume"
+    volume.mkdir()
+    mount = mounts("--cache", "none", source=volume)
+    one, other = mount.path / "one", mount.path / "other"
+    for make in (lambda: one.symlink_to("target"), lambda: one.write_text("text")):
+        make()
+        os.link(one, other, follow_symlinks=False)
+        assert {one.lstat().st_ino, other.lstat().st_ino} == {(volume / "one").lstat().st_ino}
+        one.unlink()
+        assert other.lstat().st_ino == (volume / "other").lstat().st_ino
+        assert os.readlink(other) == "target" if other.is_symlink() else other.read_text() == "text"
+        other.unlink()
+    assert not {"one", "other"} & set(os.listdir(volume))
 
 
 def test_an_overlay_on_top(mounts: MountFactory, real: str, scratch: Path) -> None:
