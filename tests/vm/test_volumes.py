@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import world
-from tests.support.program import Programs
+from tests.support.program import Program, Programs
 from tests.vm.machine import Machine
 
 pytestmark = pytest.mark.timeout(1800)
@@ -54,19 +54,32 @@ def test_nobody_listens(guest: Machine) -> None:
     assert "nobody listens on port 5999 of CID 2" in outcome.output
 
 
+def kill_sessions(server: Program) -> None:
+    """All of them: a guest that was slow to shake hands dials again, before its first session has ended."""
+    sessions = world.children(server.pid)
+    assert sessions
+    for session in sessions:
+        os.kill(session, signal.SIGKILL)
+    server.expect_log("a session process died")
+
+
 def test_a_server_that_dies(guest: Machine, program: Programs, volume: Path, unmounted: Callable[[str], None]) -> None:
-    """Calls fail with EIO, ESTALE or ENOTCONN, never hang, and the volume can be mounted again in the same place."""
+    """The guest goes on where the server does.
+
+    Where that ends the session, calls fail with EIO, ESTALE or ENOTCONN, never hang, and the volume can be mounted
+    again in the same place.
+    """
     (volume / "file").write_text("before")
-    server = program("serve", "--listen", f"firecracker:{guest.vsock}:5000", "--volume", f"data={volume}")
+    listen = f"firecracker:{guest.vsock}:5000"
+    server = program("serve", "--listen", listen, "--volume", f"data={volume}", "--session-deaths", "2")
     server.ready()
     unmounted("/data")
     guest.run(MOUNT.format("data", "/data"), seconds=300)
     assert guest.run("cat /data/file") == "before"
-    sessions = world.children(server.pid)
-    assert sessions
-    for session in sessions:  # a guest that was slow to shake hands dials again, before its first session has ended
-        os.kill(session, signal.SIGKILL)
-    server.expect_log("a session process died")
+    kill_sessions(server)
+    (volume / "file").write_text("between")
+    assert guest.run("sleep 2; cat /data/file", seconds=300) == "between"
+    kill_sessions(server)
     server.expect_log("the server does not know this session")  # which its mount would go on with
     outcome = guest.begin("sleep 2; cat /data/file 2>&1").result(timeout=400)
     assert outcome.status == 1
