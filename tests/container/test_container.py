@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +19,20 @@ FEW = ("-k", "test_handles")
 """Some cases of the suite: what is tested is not the suite itself."""
 
 SUITE_SECONDS = 1500.0
+
+
+@contextmanager
+def running(image: Image, *arguments: str | Path) -> Iterator[tuple[str, "subprocess.Popen[str]", str]]:
+    """A container that runs on: its name, its process, and the first line that it prints."""
+    name = image.podman.new_name()
+    process = image.podman.start(*image.options("--name", name, *arguments))
+    try:
+        assert process.stdout is not None
+        yield name, process, process.stdout.readline()
+    finally:
+        image.podman("rm", "--force", "--ignore", "--volumes", "--time", "1", name)
+        process.kill()
+        process.communicate()
 
 
 def test_what_is_no_command(image: Image) -> None:
@@ -109,49 +124,30 @@ def test_a_server_without_the_capability_says_what_it_lacks(image: Image) -> Non
 
 
 def test_a_server_without_the_capability_and_with_what_can_be_had(image: Image) -> None:
-    name = image.podman.new_name()
-    process = image.podman.start(*image.options("--name", name), IMAGE, *SERVE, "--sandbox", "prefer")
-    try:
-        assert process.stdout is not None
-        assert "serving data" in process.stdout.readline()
+    with running(image, IMAGE, *SERVE, "--sandbox", "prefer") as (name, process, line):
+        assert "serving data" in line
         image.podman.ok("stop", "--time", "30", name)
         assert process.wait(30) == 0
-    finally:
-        image.podman("rm", "--force", "--ignore", "--volumes", "--time", "1", name)
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture
 def served(image: Image, tmp_path: Path) -> Iterator[Path]:
     """A server in a container, with its socket and its volume in a directory."""
     (tmp_path / "volume").mkdir()
-    name = image.podman.new_name()
-    process = image.podman.start(
-        *image.options("--name", name, "-v", f"{tmp_path}:/shared", "--cap-add", "SYS_ADMIN,DAC_READ_SEARCH"),
-        *(IMAGE, "serve", "--listen", "unix:/shared/socket", "--volume", "data=/shared/volume"),
-    )
-    try:
-        assert process.stdout is not None
-        assert "socket" in process.stdout.readline()
+    options = ("-v", f"{tmp_path}:/shared", "--cap-add", "SYS_ADMIN,DAC_READ_SEARCH")
+    serve = ("serve", "--listen", "unix:/shared/socket", "--volume", "data=/shared/volume")
+    with running(image, *options, IMAGE, *serve) as (name, process, line):
+        assert "socket" in line
         yield tmp_path
         image.podman.ok("stop", "--time", "30", name)
         assert process.wait(30) == 0
-    finally:
-        image.podman("rm", "--force", "--ignore", "--volumes", "--time", "1", name)
-        process.kill()
-        process.communicate()
 
 
 def test_serve_and_mount(image: Image, served: Path) -> None:
-    name = image.podman.new_name()
-    process = image.podman.start(
-        *image.options("--name", name, "-v", f"{served}:/shared", "--device", "/dev/fuse", "--cap-add", "SYS_ADMIN"),
-        *(IMAGE, "mount", "unix:/shared/socket/data", "/mnt"),
-    )
-    try:
-        assert process.stdout is not None
-        assert "is mounted at /mnt" in process.stdout.readline()
+    options = ("-v", f"{served}:/shared", "--device", "/dev/fuse", "--cap-add", "SYS_ADMIN")
+    mount = ("mount", "unix:/shared/socket/data", "/mnt")
+    with running(image, *options, IMAGE, *mount) as (name, process, line):
+        assert "is mounted at /mnt" in line
         (served / "volume/from-the-host").write_text("here")
         said = image.podman.ok("exec", name, "sh", "-c", "cat /mnt/from-the-host; echo there >/mnt/from-the-guest")
         assert said == "here"
@@ -160,26 +156,15 @@ def test_serve_and_mount(image: Image, served: Path) -> None:
         image.podman.ok("stop", "--time", "60", name)
         assert time.monotonic() - began < 50, "it did not end by itself"
         assert process.wait(30) == 0
-    finally:
-        image.podman("rm", "--force", "--ignore", "--volumes", "--time", "1", name)
-        process.kill()
-        process.communicate()
 
 
 def test_stopping_a_suite(image: Image) -> None:
-    name = image.podman.new_name()
-    process = image.podman.start(*image.options("--name", name, "--privileged", IMAGE, "suite"))
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("....")
+    with running(image, "--privileged", IMAGE, "suite") as (name, process, line):
+        assert line.startswith("....")
         image.podman.ok("stop", "--time", "60", name)
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 143, (stdout, stderr)
         assert "KeyboardInterrupt" in stdout
-    finally:
-        image.podman("rm", "--force", "--ignore", "--volumes", "--time", "1", name)
-        process.kill()
-        process.communicate()
 
 
 def test_the_default_command_runs_everything(image: Image, upstream: Path, tmp_path: Path) -> None:

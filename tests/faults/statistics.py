@@ -9,15 +9,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.mount import children
+from tests.mount.children import sessions_below
 from tests.support import world
 
 PATIENCE = 90.0
-
-
-def sessions_below(pid: int) -> list[int]:
-    """The session processes of a `serve` or `bind`."""
-    return [below for below in children.descendants(pid) if "session_process" in children.command_line(below)]
 
 
 def sockets_of(pid: int) -> int:

@@ -33,9 +33,10 @@ from fusepipe.wire import (
 from fusepipe.wire import messages as m
 from fusepipe.wire.client_session import Established, Event, Lost, Refused, Replied, Send
 from fusepipe.wire.codec import read_error, read_reply, unpack
-from tests.faults.statistics import sessions_below, sockets_of
+from tests.faults.statistics import sockets_of
 from tests.mount import children
 from tests.mount.blocking import wait_in
+from tests.mount.children import sessions_below
 from tests.mount.cutting import CuttingRelay
 from tests.server.processes import dial
 from tests.server.sessions import PATIENCE, offer
@@ -140,12 +141,6 @@ def decided(*copies: Copy) -> tuple[Copy, Copy]:
     assert "elsewhere" in loser.said or "from the past" in loser.said, loser.said
     loser.drop()
     return winner, loser
-
-
-@pytest.fixture(params=["off", "auto"])
-def native(request: pytest.FixtureRequest) -> str:
-    """How requests are answered."""
-    return str(request.param)
 
 
 class Place:

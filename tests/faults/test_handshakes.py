@@ -21,7 +21,8 @@ from fusepipe.transport import Stream, UnixAddress, connect
 from fusepipe.wire import ClientConnection, SlotKind, Ticket
 from fusepipe.wire import messages as m
 from fusepipe.wire.client_session import Replied
-from tests.faults.statistics import sessions_below, sockets_of
+from tests.faults.statistics import sockets_of
+from tests.mount.children import sessions_below
 from tests.mount.cutting import CuttingRelay, To
 from tests.support import world
 from tests.support.program import Programs

@@ -35,12 +35,6 @@ SLOW = 60 + (FILES + 10 * REMOVED) // 200
 """Seconds for what takes a fraction of that."""
 
 
-@pytest.fixture(params=["off", "auto"])
-def native(request: pytest.FixtureRequest) -> str:
-    """How requests are answered."""
-    return str(request.param)
-
-
 @pytest.fixture
 def tree(open_path: Path) -> Iterator[Path]:
     """An empty tmpfs, on which many files are made quickly."""

@@ -14,9 +14,10 @@ import pytest
 from fusepipe.server.listener import MAX_WAITING
 from fusepipe.wire import ErrorCode, FrameSender, Op, encode_request
 from fusepipe.wire import messages as m
-from tests.faults.statistics import sessions_below, sockets_of
+from tests.faults.statistics import sockets_of
 from tests.hostile.conftest import ME
 from tests.hostile.rogue import Rogue
+from tests.mount.children import sessions_below
 from tests.server.processes import dial, until
 from tests.server.sessions import Client, offer
 from tests.support import world

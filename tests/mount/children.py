@@ -182,6 +182,11 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def sessions_below(pid: int) -> list[int]:
+    """The session processes of a `serve` or `bind`."""
+    return [below for below in descendants(pid) if "session_process" in command_line(below)]
+
+
 def state_of(pid: int) -> str:
     """One letter of proc_pid_stat(5): R, S, D, Z ...; "" if it is gone."""
     try:

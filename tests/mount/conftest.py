@@ -129,6 +129,12 @@ def ext4(scratch: Path) -> Iterator[Path]:
     mounttable.umount(path)
 
 
+@pytest.fixture(params=["off", "auto"])
+def native(request: pytest.FixtureRequest) -> str:
+    """How both sides answer requests."""
+    return str(request.param)
+
+
 MountFactory = Callable[..., Mount]
 BlockMaker = Callable[..., BlockFS]
 

@@ -25,12 +25,6 @@ STALE = 9
 PATIENCE = 60.0
 
 
-@pytest.fixture(params=["off", "auto"])
-def native(request: pytest.FixtureRequest) -> str:
-    """How both sides answer requests."""
-    return str(request.param)
-
-
 class Served:
     """A volume, its server, and a mount of it."""
 
@@ -56,8 +50,7 @@ class Served:
 
     def processes(self) -> list[int]:
         """The session's, of which there may be none for a moment."""
-        pids = children.descendants(self.server.pid)
-        return [pid for pid in pids if "session_process" in children.command_line(pid)]
+        return children.sessions_below(self.server.pid)
 
     def kill(self) -> None:
         """Kill the session's process."""
@@ -249,7 +242,7 @@ def test_bind_does_not_go_on(fuse: None, program: Programs, open_path: Path, nat
     bind: Program = program("bind", volume, mnt, "--native", native)
     bind.expect_log(LOST)
     bind.ready()
-    (pid,) = (pid for pid in children.descendants(bind.pid) if "session_process" in children.command_line(pid))
+    (pid,) = children.sessions_below(bind.pid)
     os.kill(pid, signal.SIGKILL)
     assert bind.wait(PATIENCE) == 8
     assert outcome("os.stat(sys.argv[1])", mnt) == "ENOTCONN"

@@ -26,12 +26,6 @@ RESUMED = "the session goes on over a new connection"
 PATIENCE = 60.0
 
 
-@pytest.fixture(params=["off", "auto"])
-def native(request: pytest.FixtureRequest) -> str:
-    """How both sides answer requests."""
-    return str(request.param)
-
-
 class Cuttable:
     """A volume, its server, and a mount of it through a relay."""
 

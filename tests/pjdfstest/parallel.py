@@ -61,8 +61,7 @@ class Watched:
         self._path = Path(path)
         self._log = log
         self._client = running[-1]  # `serve` starts before `mount`; `bind` is alone
-        everybody = [pid for started in running for pid in (started, *children.descendants(started))]
-        (self._session,) = [pid for pid in everybody if "session_process" in children.command_line(pid)]
+        (self._session,) = [pid for started in running for pid in children.sessions_below(started)]
 
     def held(self) -> Held:
         """After the kernel has forgotten all names that nobody uses."""

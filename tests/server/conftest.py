@@ -11,10 +11,20 @@ from typing import Any
 
 import pytest
 
+from fusepipe import log
 from tests.server.volume import Volume, in_thread
 
 SYS_SETRESUID = 117  # of x86-64
 NOBODY = 65534
+
+
+@pytest.fixture
+def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What has been logged since the last call, warnings and information too."""
+    before = log.current()
+    log.configure("info")
+    yield lambda: capfd.readouterr().err
+    log.apply(before)
 
 
 @pytest.fixture

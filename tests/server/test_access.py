@@ -3,7 +3,6 @@
 import base64
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fusepipe import log
 from fusepipe.cli.serve import serve as command
 from fusepipe.server import Access, Policy, ServerError, ServerOptions, Volume, VolumeError
 from fusepipe.server import listener as module
@@ -25,17 +23,10 @@ from tests.server.processes import client, dial, serving, until
 from tests.server.volume import needs_root
 from tests.support.program import Programs
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 ME = os.geteuid()
 SOMEBODY = 54321
-
-
-@pytest.fixture(autouse=True)
-def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """What has been logged since the last call, warnings and information too."""
-    before = log.current()
-    log.configure("info")
-    yield lambda: capfd.readouterr().err
-    log.apply(before)
 
 
 def refused(path: Path, name: bytes = b"v") -> tuple[ErrorCode, str]:

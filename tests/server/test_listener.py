@@ -5,14 +5,12 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fusepipe import log
 from fusepipe.server import ServerError, ServerOptions, Volume, VolumeError
 from fusepipe.server import listener as module
 from fusepipe.transport import Listener, ListenError, OutOfResources
@@ -23,14 +21,7 @@ from tests.server.processes import client, dial, leased, serving, until
 from tests.server.sessions import PATIENCE, Client, offer
 from tests.support import world
 
-
-@pytest.fixture(autouse=True)
-def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """What has been logged since the last call, warnings and information too."""
-    before = log.current()
-    log.configure("info")
-    yield lambda: capfd.readouterr().err
-    log.apply(before)
+pytestmark = pytest.mark.usefixtures("lines")
 
 
 def volume(path: Path, name: str = "v", **options: Any) -> Volume:

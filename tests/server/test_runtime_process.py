@@ -8,13 +8,13 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from fusepipe import log
 from fusepipe.server import ServerOptions, Volume, VolumeError, start_session
 from fusepipe.wire import ROWS, Message, Op, op_of, read_page
 from fusepipe.wire import messages as m
@@ -153,22 +153,17 @@ def test_every_slot_at_once_on_several_connections(tmp_path: Path, native: bool)
         assert len(os.listdir(tmp_path)) == 256
 
 
-def test_a_signal_asks_what_the_session_holds(tmp_path: Path, native: bool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_asks_what_the_session_holds(tmp_path: Path, native: bool, lines: Callable[[], str]) -> None:
     """Each time, also where it comes while the process is about to wait again."""
     said = ""
-    before = log.current()
-    log.apply(log.Settings(level="info"))
-    try:
-        with session(tmp_path, native=native) as process, connected(process) as client:
-            client.call(m.MkdirRequest(1, b"x", 0o755, 0, *ME))
-            for asked in range(1, 101):
-                os.kill(process.pid, signal.SIGUSR2)
-                end = time.monotonic() + PATIENCE
-                while said.count("statistics") < asked:
-                    assert time.monotonic() < end, said
-                    said += capfd.readouterr().err
-    finally:
-        log.apply(before)
+    with session(tmp_path, native=native) as process, connected(process) as client:
+        client.call(m.MkdirRequest(1, b"x", 0o755, 0, *ME))
+        for asked in range(1, 101):
+            os.kill(process.pid, signal.SIGUSR2)
+            end = time.monotonic() + PATIENCE
+            while said.count("statistics") < asked:
+                assert time.monotonic() < end, said
+                said += lines()
     assert {"inodes=2", "handles=0"} <= set(said.split())
 
 

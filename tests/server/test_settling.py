@@ -19,7 +19,10 @@ from fusepipe.wire.messages import ROWS
 from fusepipe.wire.server_session import Arrived
 from tests.server.volume import ROOT, SLOTS, Volume
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="opening by file handle needs CAP_DAC_READ_SEARCH")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="opening by file handle needs CAP_DAC_READ_SEARCH"),
+    pytest.mark.usefixtures("lines"),
+]
 
 SLOT, SEQ = 3, 5
 WHO = (0, 0, 0, ())
@@ -60,15 +63,6 @@ class Session:
     def close(self) -> None:
         self.now.close()
         os.close(self.memfd)
-
-
-@pytest.fixture(autouse=True)
-def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """What has been logged since the last call."""
-    before = log.current()
-    log.configure("warning")
-    yield lambda: capfd.readouterr().err
-    log.apply(before)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def mounts_below(folder: Path) -> set[Mount]:
 
 def processes() -> set[Process]:
     """All living descendants of this process; those that ended unwaited for are reaped on the way."""
-    if not children("self"):
+    if not _has_children():
         return set()
     parents: dict[int, tuple[int, int, str, str]] = {}
     for entry in os.listdir("/proc"):
@@ -103,13 +103,13 @@ def processes() -> set[Process]:
     return found
 
 
-def children(pid: int | str) -> list[int]:
-    """The children of all threads of a process; also the orphans that it has adopted."""
-    found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+def _has_children() -> bool:
+    """Whether any thread of this process has a child; orphans count, since this process adopts them."""
+    for listing in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, listing.read_text().split())
-    return found
+            if listing.read_text():
+                return True
+    return False
 
 
 def descriptors() -> set[Descriptor]:

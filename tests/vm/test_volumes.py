@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import world
+from tests.mount.children import sessions_below
 from tests.support.program import Program, Programs
 from tests.vm.machine import Machine
 
@@ -56,7 +56,7 @@ def test_nobody_listens(guest: Machine) -> None:
 
 def kill_sessions(server: Program) -> None:
     """All of them: a guest that was slow to shake hands dials again, before its first session has ended."""
-    sessions = world.children(server.pid)
+    sessions = sessions_below(server.pid)
     assert sessions
     for session in sessions:
         os.kill(session, signal.SIGKILL)
