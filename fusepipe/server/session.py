@@ -17,6 +17,7 @@ from fusepipe.server.native import Native
 from fusepipe.server.threads import Threads
 from fusepipe.server.watch import Watch
 from fusepipe.wire import (
+    BEGINS,
     ROWS,
     Op,
     RemoteProtocolError,
@@ -34,8 +35,6 @@ EXPECTED_SLOW = 16
 """How many times it is expected; then one is tried without help."""
 
 LOCK_WAITS = frozenset(op for op in Op if ROWS[op].channel == "lock")
-
-_RUNS = (Verdict.RUN, Verdict.SETTLE)
 
 UNWANTED_PATIENCE = 0.5
 """Seconds in which requests may end by themselves whose client is gone."""
@@ -229,7 +228,7 @@ class Session:
         try:
             with self._slot_locks[slot]:
                 verdict = connection.wire.arrive(event)
-                if verdict in _RUNS:
+                if verdict in BEGINS:
                     to_run = self._interrupts.start(slot, seq)
                 elif verdict is Verdict.REPLAY:
                     kept = self._wire.store.reply(slot)
@@ -241,7 +240,7 @@ class Session:
             self._complain("a client broke the protocol", cause=close.reason)
             self._closed(connection)
             return False
-        if verdict not in _RUNS:
+        if verdict not in BEGINS:
             return True
         settles = verdict is Verdict.SETTLE
         # Interrupted before it came: EINTR would say that it has had no effect, which is not known of what is settled.

@@ -35,6 +35,7 @@ from .server_session import (
     refusal,
 )
 from .slots import (
+    BEGINS,
     KIND_OF_CHANNEL,
     ClientSlotStore,
     Kept,
@@ -52,6 +53,7 @@ from .slots import (
 )
 
 __all__ = [
+    "BEGINS",
     "BODY_CRC",
     "KEEP_ALWAYS",
     "KIND_OF_CHANNEL",

@@ -73,7 +73,7 @@ from .messages import (
     ResumeRequest,
     Secret,
 )
-from .slots import ServerSlotStore, SlotLayout, Verdict, finish, judge
+from .slots import BEGINS, ServerSlotStore, SlotLayout, Verdict, finish, judge
 
 MAX_WAITING: Final = 16
 """How many connections may wait for their CONFIRM; one more takes the place of the oldest."""
@@ -605,8 +605,6 @@ class _State(Enum):
 _NEW: Final = _State.NEW
 _OPEN: Final = _State.OPEN
 _CLOSED: Final = _State.CLOSED
-_RUN: Final = Verdict.RUN
-_SETTLE: Final = Verdict.SETTLE
 
 
 class ServerConnection:
@@ -702,7 +700,7 @@ class ServerConnection:
             return Verdict.DROP
         session, slot, row = self.session, event.slot, ROWS[event.op]
         verdict = judge(session.store, slot, event.seq, row)
-        if verdict is _RUN or verdict is _SETTLE:
+        if verdict in BEGINS:
             session._charge(slot, event.in_flight)
             session.store.run(slot, event.seq, event.op)
         session.traffic.set_route(slot, self)

@@ -124,6 +124,8 @@ class Verdict(Enum):
 
 
 _RUN: Final = Verdict.RUN  # for the same reason as above
+BEGINS: Final = (Verdict.RUN, Verdict.SETTLE)
+"""With these the request runs from now on."""
 
 
 def judge(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
@@ -155,7 +157,7 @@ def judge(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
 def arrive(store: ServerSlotStore, slot: int, seq: int, row: Row) -> Verdict:
     """Judges a request and, where it is to run, notes that it runs.  Raises as `judge` does."""
     verdict = judge(store, slot, seq, row)
-    if verdict is _RUN or verdict is Verdict.SETTLE:
+    if verdict in BEGINS:
         store.run(slot, seq, row.op)
     return verdict
 

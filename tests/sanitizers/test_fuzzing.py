@@ -19,7 +19,8 @@ REACHED = {"native": 500, "requests": 350, "wire": 350}
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_but_what_may_come(target: str, tmp_path: Path) -> None:
     done = Fuzzer(target, tmp_path).fuzz(SECONDS[target], 1, tmp_path, capture_output=True, timeout=1000)
-    assert done.returncode == 0, done.stderr[-5000:]
+    found = {path.name: path.read_bytes().hex() for path in tmp_path.glob("*-*")}
+    assert done.returncode == 0, f"{done.stderr[-5000:]}\ninputs, in hex: {found}"
     begun = re.search(r"INITED cov: (\d+)", done.stderr)
     assert begun is not None and int(begun[1]) > REACHED[target], done.stderr[-5000:]
     ran = re.search(r"number_of_executed_units: (\d+)", done.stderr)
