@@ -17,9 +17,13 @@ OPCODES = frozenset(
         1,  # LOOKUP
         3,  # GETATTR
         4,  # SETATTR
+        5,  # READLINK
+        6,  # SYMLINK
         9,  # MKDIR
         10,  # UNLINK
         11,  # RMDIR
+        12,  # RENAME
+        13,  # LINK
         14,  # OPEN
         15,  # READ
         16,  # WRITE

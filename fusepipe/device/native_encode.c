@@ -16,6 +16,8 @@
 	 FATTR_KILL_SUIDGID)
 #define WRITE_SENT (FUSE_WRITE_CACHE | FUSE_WRITE_KILL_SUIDGID)
 
+#define LONGEST_TARGET 512 /* bytes of a symlink: with a name it fits into NATIVE_HEADER */
+
 struct native_policy native_policy;
 
 /* ---- names: each ends with a NUL, which the kernel has put there ---- */
@@ -32,27 +34,38 @@ static const char *name_of(const struct fuse_in_header *in)
 		return (const char *)(in + 1) + sizeof(struct fuse_create_in);
 	case FUSE_MKDIR:
 		return (const char *)(in + 1) + sizeof(struct fuse_mkdir_in);
+	case FUSE_RENAME:
+		return (const char *)(in + 1) + sizeof(struct fuse_rename_in);
 	case FUSE_RENAME2:
 		return (const char *)(in + 1) + sizeof(struct fuse_rename2_in);
+	case FUSE_LINK:
+		return (const char *)(in + 1) + sizeof(struct fuse_link_in);
 	case FUSE_GETXATTR:
 		return (const char *)(in + 1) + sizeof(struct fuse_getxattr_in);
 	case FUSE_LOOKUP:
 	case FUSE_UNLINK:
 	case FUSE_RMDIR:
+	case FUSE_SYMLINK:
 		return (const char *)(in + 1);
 	default:
 		return "";
 	}
 }
 
-static bool names_fit(const struct fuse_in_header *in)
+/* The text behind a request's first name: RENAME's new name, SYMLINK's target. */
+static const char *second_of(const struct fuse_in_header *in)
 {
 	const char *name = name_of(in);
-	const size_t size = strlen(name);
 
-	if (in->opcode == FUSE_RENAME2 && strlen(name + size + 1) > native_policy.max_name)
-		return false;
-	return size <= native_policy.max_name;
+	return name + strlen(name) + 1;
+}
+
+static bool names_fit(const struct fuse_in_header *in)
+{
+	const bool two = in->opcode == FUSE_RENAME || in->opcode == FUSE_RENAME2;
+
+	return strlen(name_of(in)) <= native_policy.max_name &&
+	       !(two && strlen(second_of(in)) > native_policy.max_name);
 }
 
 /* ---- what to do with a request ---- */
@@ -89,6 +102,10 @@ enum native_fate native_look_at(struct native_request *request)
 	}
 	case FUSE_GETXATTR: /* its name is none of a file; the kernel allows no longer one (XATTR_NAME_MAX) */
 		return strlen(name_of(in)) < 256 ? FATE_SEND : FATE_PYTHON;
+	case FUSE_SYMLINK:
+		if (strlen(second_of(in)) > LONGEST_TARGET)
+			return FATE_PYTHON;
+		/* fallthrough */
 	case FUSE_CREATE:
 	case FUSE_MKDIR:
 		/* Without it Python asks /proc for the caller's groups. */
@@ -186,18 +203,33 @@ static unsigned char *put_setattr(unsigned char *to, const struct native_slot *s
 					});
 }
 
+static unsigned char *put_symlink(unsigned char *to, const struct native_slot *slot, const struct fuse_in_header *in)
+{
+	unsigned char memory[4];
+
+	return wire_put_symlink_request(to, slot->number, slot->seq,
+					&(struct wire_symlink_request){
+						.parent = in->nodeid,
+						.name = name_at(name_of(in)),
+						.target = name_at(second_of(in)),
+						.uid = in->uid,
+						.gid = in->gid,
+						.groups = groups_of(in, memory),
+					});
+}
+
+/* The kernel sends RENAME2 only where there are flags; what both begin with is the same. */
 static unsigned char *put_rename(unsigned char *to, const struct native_slot *slot, const struct fuse_in_header *in)
 {
 	const struct fuse_rename2_in *rename = (const void *)(in + 1);
-	const struct wire_bytes name = name_at(name_of(in));
 
 	return wire_put_rename_request(to, slot->number, slot->seq,
 				       &(struct wire_rename_request){
 					       .parent = in->nodeid,
-					       .name = name,
+					       .name = name_at(name_of(in)),
 					       .new_parent = rename->newdir,
-					       .new_name = name_at(name.data + name.size + 1),
-					       .flags = rename->flags,
+					       .new_name = name_at(second_of(in)),
+					       .flags = in->opcode == FUSE_RENAME2 ? rename->flags : 0,
 				       });
 }
 
@@ -270,6 +302,16 @@ static unsigned char *put(unsigned char *to, const struct native_slot *slot)
 	case FUSE_RMDIR:
 		return wire_put_rmdir_request(to, number, seq,
 					      &(struct wire_rmdir_request){ in->nodeid, name_at(arguments) });
+	case FUSE_READLINK:
+		return wire_put_readlink_request(to, number, seq, &(struct wire_readlink_request){ in->nodeid });
+	case FUSE_SYMLINK:
+		return put_symlink(to, slot, in);
+	case FUSE_LINK: {
+		const struct fuse_link_in *link = arguments;
+
+		return wire_put_link_request(
+			to, number, seq, &(struct wire_link_request){ link->oldnodeid, in->nodeid, name_at(name_of(in)) });
+	}
 	default: /* native_look_at lets nothing else pass */
 		return put_rename(to, slot, in);
 	}

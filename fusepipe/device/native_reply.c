@@ -66,7 +66,7 @@ static uint32_t open_flags(uint32_t flags)
 
 static bool take_entry(struct reply *reply, struct answer *answer)
 {
-	struct wire_lookup_reply message; /* MKDIR's is the same */
+	struct wire_lookup_reply message; /* those of what makes a name are the same */
 
 	if (!wire_get_lookup_reply(&reply->reader, reply->head.fields, &message) || !message.entry.node)
 		return false;
@@ -120,6 +120,17 @@ static bool take_opendir(struct reply *reply, struct answer *answer)
 	answer->open = (struct fuse_open_out){ .fh = message.handle };
 	answer->body = &answer->open;
 	answer->size = sizeof answer->open;
+	return true;
+}
+
+static bool take_target(struct reply *reply, struct answer *answer)
+{
+	struct wire_readlink_reply message;
+
+	if (!wire_get_readlink_reply(&reply->reader, reply->head.fields, &message))
+		return false;
+	answer->body = message.target.data;
+	answer->size = message.target.size;
 	return true;
 }
 
@@ -191,6 +202,8 @@ static bool take(struct reply *reply, struct answer *answer)
 	switch (reply->request->header.opcode) {
 	case FUSE_LOOKUP:
 	case FUSE_MKDIR:
+	case FUSE_SYMLINK:
+	case FUSE_LINK:
 		return take_entry(reply, answer);
 	case FUSE_CREATE:
 		return take_create(reply, answer);
@@ -198,6 +211,8 @@ static bool take(struct reply *reply, struct answer *answer)
 		return take_open(reply, answer);
 	case FUSE_OPENDIR:
 		return take_opendir(reply, answer);
+	case FUSE_READLINK:
+		return take_target(reply, answer);
 	case FUSE_GETATTR:
 	case FUSE_SETATTR:
 		return take_attr(reply, answer);

@@ -24,6 +24,7 @@ SOURCES = (
     "identity",
     "inodes",
     "keeping",
+    "leaving",
     "locks",
     "memory",
     "names",

@@ -361,50 +361,6 @@ void inode_unhold(struct tables *t, uint64_t node)
 }
 
 /*
- * A name of this inode was removed.  Where it was the last one and the guest knows the inode, the row keeps a
- * descriptor from now on, because a handle no longer finds it.  Takes `fd`.  `directory`: it was rmdir's (some
- * filesystems leave a removed directory its link count).
- */
-void inode_unlinked(struct tables *t, int fd, bool directory)
-{
-    struct stat st;
-    struct file_id id;
-    uint32_t row;
-    int filesystem;
-    bool reserved;
-
-    if (fstat(fd, &st) || (st.st_nlink && !directory)) {
-        close_fd(fd);
-        return;
-    }
-    filesystem = filesystem_find(t, st.st_dev);
-    pthread_mutex_lock(&t->inodes_lock);
-    row = inode_find_locked(t, &st, NULL);
-    if (row)
-        fd_pin_locked(t, row);
-    pthread_mutex_unlock(&t->inodes_lock);
-    if (!row && filesystem >= 0) {
-        filesystem_file_id(&t->filesystems[filesystem], fd, &id);
-        reserved = !fds_reserve(t, 1);
-        pthread_mutex_lock(&t->inodes_lock);
-        row = inode_find_locked(t, &st, &id);
-        if (row && t->inodes[row].fd >= 0) {
-            fd_pin_locked(t, row);
-        } else if (row && reserved) {
-            fd_install_locked(t, row, fd, (uint32_t)filesystem, true);
-            fd = -1;
-            reserved = false;
-        } else if (row) {
-            t->counters.pins_given_up++;
-        }
-        if (reserved)
-            t->counters.fds--;
-        pthread_mutex_unlock(&t->inodes_lock);
-    }
-    close_fd(fd);
-}
-
-/*
  * The guest forgets `count` lookups.  Returns 0; 1 where that is more than were counted (all are forgotten then);
  * -ESTALE where the node is not known.  The last two are errors of the client and are counted.
  */

@@ -217,32 +217,28 @@ int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name
     return error;
 }
 
-/* A descriptor taken before a name goes keeps its inode within reach, whatever becomes of it. */
 static int remove_name(struct tables *t, uint64_t parent, const char *name, size_t size, int flags)
 {
-    struct leaving leaving = { 0 };
+    const struct leaving nothing = { 0 };
+    struct leaving victim;
     struct used directory;
-    int victim, error = t->read_only ? -EROFS : check_name(name, size);
+    int error = t->read_only ? -EROFS : check_name(name, size);
 
     if (!error)
         error = inode_use(t, parent, &directory);
     if (error)
         return error;
-    victim = openat(directory.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (victim < 0) {
-        error = -errno;
-    } else if (!(error = may(t, directory.fd, MAY_CHANGE)) && !(error = may(t, victim, MAY_OWN))) {
-        slot_note(t, victim, -1);
-        pin_before(t, victim, &leaving);
+    error = leaving_find(t, directory.fd, name, &victim);
+    if (!error && !(error = may(t, directory.fd, MAY_CHANGE)) && !(error = may_with(t, &victim.st, MAY_OWN))) {
+        slot_note(&victim, &nothing);
+        leaving_begin(t, &victim);
         if (unlinkat(directory.fd, name, flags))
             error = -errno;
+        else   /* some filesystems leave a removed directory its link count */
+            leaving_gone(t, &victim, flags & AT_REMOVEDIR || victim.st.st_nlink == 1);
     }
+    leaving_done(t, &victim);
     inode_done(t, &directory);
-    if (error)
-        close_fd(victim);
-    else
-        inode_unlinked(t, victim, flags & AT_REMOVEDIR);
-    pin_after(t, &leaving);
     return error;
 }
 
@@ -256,33 +252,35 @@ int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size)
     return remove_name(t, parent, name, size, AT_REMOVEDIR);
 }
 
-/* 0 or -errno: whether the guest may take the name away from what has it, or give it to something else. */
-static int may_lose(struct tables *t, int directory, const char *name)
+/* Looks at one of RENAME's names.  0 or -errno: whether the guest may take it from what has it; it may be nobody's. */
+static int find_to_rename(struct tables *t, int directory, const char *name, struct leaving *leaving)
 {
-    int fd, error;
+    int found = leaving_find(t, directory, name, leaving), error;
 
     if (!t->maps_ids)
-        return 0;
+        return 0;                    /* renameat2(2) says what is wrong with it */
     error = may(t, directory, MAY_CHANGE);
     if (error)
         return error;
-    fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -errno;
-    error = may(t, fd, MAY_OWN);
-    close(fd);
-    return error;
+    return found ? (found == -ENOENT ? 0 : found) : may_with(t, &leaving->st, MAY_OWN);
+}
+
+/* Whether what had the new name has lost it for good, as far as that can be said of it before. */
+static bool surely_gone(const struct leaving *old, const struct leaving *victim)
+{
+    if (old->st.st_dev == victim->st.st_dev && old->st.st_ino == victim->st.st_ino)
+        return false;                /* to itself, or to another of its names: that does nothing */
+    return S_ISDIR(victim->st.st_mode) || victim->st.st_nlink == 1;
 }
 
 /* With the flags of renameat2(2); a name that is renamed over loses its inode as unlink does. */
 int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
                 const char *new_name, size_t new_size, uint32_t flags)
 {
-    struct leaving leaving = { 0 };
+    const bool replaces = !(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE));
+    struct leaving old, victim;
     struct used from, to;
-    struct stat st;
-    bool replaced;
-    int victim = -1, error = t->read_only ? -EROFS : check_name(name, size);
+    int error = t->read_only ? -EROFS : check_name(name, size);
 
     if (!error)
         error = check_name(new_name, new_size);
@@ -293,30 +291,26 @@ int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size
     if (error)
         return error;
     error = inode_use(t, new_parent, &to);
-    if (!error) {
-        if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))
-            victim = openat(to.fd, new_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-        error = may_lose(t, from.fd, name);
-        if (!error)
-            error = may_lose(t, to.fd, new_name);
-        if (!error) {
-            slot_note_rename(t, from.fd, name, to.fd, new_name);
-            if (victim >= 0)
-                pin_before(t, victim, &leaving);
-            if (renameat2(from.fd, name, to.fd, new_name, flags))
-                error = -errno;
-        }
-        inode_done(t, &to);
-    }
-    inode_done(t, &from);
-    if (error || victim < 0) {
-        close_fd(victim);
-        pin_after(t, &leaving);
+    if (error) {
+        inode_done(t, &from);
         return error;
     }
-    /* A directory has one name, so it was replaced unless it was renamed to itself, which does nothing. */
-    replaced = parent != new_parent || strcmp(name, new_name);
-    inode_unlinked(t, victim, replaced && !fstat(victim, &st) && S_ISDIR(st.st_mode));
-    pin_after(t, &leaving);
-    return 0;
+    error = find_to_rename(t, from.fd, name, &old);
+    victim = (struct leaving){ .fd = -1 };
+    if (!error)
+        error = find_to_rename(t, to.fd, new_name, &victim);
+    if (!error) {
+        slot_note(&old, &victim);
+        if (replaces && victim.there)
+            leaving_begin(t, &victim);
+        if (renameat2(from.fd, name, to.fd, new_name, flags))
+            error = -errno;
+        else if (replaces && victim.there)
+            leaving_gone(t, &victim, surely_gone(&old, &victim));
+    }
+    leaving_done(t, &old);
+    leaving_done(t, &victim);
+    inode_done(t, &to);
+    inode_done(t, &from);
+    return error;
 }

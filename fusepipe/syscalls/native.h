@@ -16,7 +16,7 @@
 #include "native_messages.h"
 
 #define REPLY_HEADER 256u            /* bytes: a prefix and the longest header of a native reply without a long value */
-#define MAX_GROUPS 32u               /* supplementary groups of a native CREATE or MKDIR; Python takes any number */
+#define MAX_GROUPS 32u               /* supplementary groups of who makes something; Python takes any number */
 #define LATER (-WIRE_ERRNO_MAX - 1)  /* no errno: it cannot be done without waiting */
 
 struct native_connection;
@@ -115,6 +115,9 @@ struct native_call {
         struct wire_unlink_request unlink;
         struct wire_rmdir_request rmdir;
         struct wire_mkdir_request mkdir;
+        struct wire_readlink_request readlink;
+        struct wire_symlink_request symlink;
+        struct wire_link_request link;
         struct wire_rename_request rename;
         struct wire_flush_request flush;
         struct wire_fsync_request fsync;

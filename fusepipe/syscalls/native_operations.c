@@ -1,7 +1,7 @@
 /* The native operations: each is decoded and checked as wire/codec.py does, run by its tree_* call, and answered. */
 #include "native.h"
 
-#include <linux/limits.h>            /* XATTR_SIZE_MAX */
+#include <linux/limits.h>            /* PATH_MAX, XATTR_SIZE_MAX */
 #include <stdlib.h>
 
 #define NAME_ROOM 256u               /* NAME_MAX and the NUL */
@@ -22,9 +22,25 @@ static const char *c_name(struct name *to, struct wire_bytes name)
     return to->text;
 }
 
+/* What wire/codec.py accepts as a symlink's target. */
+static bool is_target(struct wire_bytes target)
+{
+    return target.size && target.size < PATH_MAX && !memchr(target.data, 0, target.size);
+}
+
 static bool are_groups(struct wire_bytes groups)
 {
     return groups.size % sizeof(uint32_t) == 0 && groups.size / sizeof(uint32_t) <= MAX_GROUPS;
+}
+
+/* The groups as numbers, for which `to` has room; returns how many. */
+static uint32_t take_groups(uint32_t *to, struct wire_bytes groups)
+{
+    const uint32_t count = groups.size / (uint32_t)sizeof(uint32_t);
+
+    for (uint32_t i = 0; i < count; i++)
+        to[i] = wire_u32(groups.data + 4 * i);
+    return count;
 }
 
 static struct wire_attr attributes(const uint64_t *n)
@@ -136,19 +152,76 @@ READ(mkdir)
 RUN(mkdir)
 {
     const struct wire_mkdir_request *r = &call->request.mkdir;
-    const uint32_t count = r->groups.size / (uint32_t)sizeof(uint32_t);
     struct wire_mkdir_reply reply;
     uint32_t groups[MAX_GROUPS];
     uint64_t entry[16];
     struct name name;
 
-    for (uint32_t i = 0; i < count; i++)
-        groups[i] = wire_u32(r->groups.data + 4 * i);
     *error = tree_mkdir(call->session->t, r->parent, c_name(&name, r->name), r->name.size, r->mode,
-                        &(struct identity){ r->uid, r->gid, groups, count, r->umask }, entry);
+                        &(struct identity){ r->uid, r->gid, groups, take_groups(groups, r->groups), r->umask }, entry);
     if (!*error)
         reply.entry = entry_of(entry);
     return FILLED(mkdir);
+}
+
+READ(readlink)
+{
+    call->header_room = REPLY_HEADER + PATH_MAX;
+    return wire_get_readlink_request(reader, call->op->fields, &call->request.readlink);
+}
+
+RUN(readlink)
+{
+    char target[PATH_MAX];
+    const int got = tree_readlink(call->session->t, call->request.readlink.node, target, sizeof target);
+    const struct wire_readlink_reply reply = { { (const unsigned char *)target, got < 0 ? 0 : (uint32_t)got } };
+
+    *error = got < 0 ? got : 0;
+    return FILLED(readlink);
+}
+
+READ(symlink)
+{
+    return wire_get_symlink_request(reader, call->op->fields, &call->request.symlink) &&
+           is_name(call, call->request.symlink.name) && is_target(call->request.symlink.target) &&
+           are_groups(call->request.symlink.groups);
+}
+
+RUN(symlink)
+{
+    const struct wire_symlink_request *r = &call->request.symlink;
+    struct wire_symlink_reply reply;
+    uint32_t groups[MAX_GROUPS];
+    char target[PATH_MAX];
+    uint64_t entry[16];
+    struct name name;
+
+    memcpy(target, r->target.data, r->target.size);
+    target[r->target.size] = 0;
+    *error = tree_symlink(call->session->t, r->parent, c_name(&name, r->name), r->name.size, target, r->target.size,
+                          &(struct identity){ r->uid, r->gid, groups, take_groups(groups, r->groups), 0 }, entry);
+    if (!*error)
+        reply.entry = entry_of(entry);
+    return FILLED(symlink);
+}
+
+READ(link)
+{
+    return wire_get_link_request(reader, call->op->fields, &call->request.link) &&
+           is_name(call, call->request.link.new_name);
+}
+
+RUN(link)
+{
+    const struct wire_link_request *r = &call->request.link;
+    struct wire_link_reply reply;
+    uint64_t entry[16];
+    struct name name;
+
+    *error = tree_link(call->session->t, r->node, r->new_parent, c_name(&name, r->new_name), r->new_name.size, entry);
+    if (!*error)
+        reply.entry = entry_of(entry);
+    return FILLED(link);
 }
 
 /* ---- attributes ---- */
@@ -273,16 +346,13 @@ READ(create)
 RUN(create)
 {
     const struct wire_create_request *r = &call->request.create;
-    const uint32_t count = r->groups.size / (uint32_t)sizeof(uint32_t);
     struct wire_create_reply reply;
     uint32_t groups[MAX_GROUPS];
     uint64_t entry[16];
     struct name name;
 
-    for (uint32_t i = 0; i < count; i++)
-        groups[i] = wire_u32(r->groups.data + 4 * i);
     *error = tree_create(call->session->t, r->parent, c_name(&name, r->name), r->name.size, r->flags, r->mode, r->kill,
-                         &(struct identity){ r->uid, r->gid, groups, count, r->umask }, entry, &reply.handle,
+                         &(struct identity){ r->uid, r->gid, groups, take_groups(groups, r->groups), r->umask }, entry, &reply.handle,
                          &reply.flags);
     if (!*error)
         reply.entry = entry_of(entry);
@@ -437,7 +507,10 @@ RUN(cleanup)
 
 static const struct native_op operations[] = {
     WITH_QUICK(LOOKUP, lookup),
+    PLAIN(READLINK, readlink),
     PLAIN(MKDIR, mkdir),
+    PLAIN(SYMLINK, symlink),
+    PLAIN(LINK, link),
     PLAIN(UNLINK, unlink),
     PLAIN(RMDIR, rmdir),
     PLAIN(RENAME, rename),

@@ -46,8 +46,7 @@ void slot_leave(void);
 uint32_t slot_deaths(const struct tables *t);
 uint32_t slot_progress(const struct tables *t);
 void slot_progressed(struct tables *t, uint32_t count);
-void slot_note(struct tables *t, int from, int to);
-void slot_note_rename(struct tables *t, int from, const char *name, int to, const char *new_name);
+void slot_note(const struct leaving *from, const struct leaving *to);
 void settle_made(struct tables *t);
 int handle_appends(struct tables *t, uint64_t handle);
 int settle_removal(struct tables *t, uint64_t parent, const char *name, size_t size);
@@ -145,6 +144,7 @@ int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count,
 enum access { MAY_READ, MAY_SEARCH, MAY_CHANGE, MAY_OWN };
 int tables_set_policy(struct tables *t, const struct policy *policy);
 int may(const struct tables *t, int fd, enum access access);
+int may_with(const struct tables *t, const struct stat *st, enum access access);
 int may_open(const struct tables *t, int fd, uint32_t flags);
 int may_make(const struct tables *t, uint32_t mode, uint64_t rdev);
 int may_set_xattr(const struct tables *t, const char *name);

@@ -114,53 +114,6 @@ void pins_flush(struct tables *t)
     }
 }
 
-/* A name of this open inode is about to go; pin_after when it has, or has not. */
-void pin_before(struct tables *t, int fd, struct leaving *leaving)
-{
-    struct file_id id = { 0 };
-    struct stat st;
-    bool keep = false;
-    int filesystem;
-    uint32_t row;
-
-    leaving->row = 0;
-    if (t->keep_fd < 0 || fstat(fd, &st))
-        return;
-    filesystem = filesystem_find(t, st.st_dev);
-    if (filesystem < 0)
-        return;
-    filesystem_file_id(&t->filesystems[filesystem], fd, &id);
-    pthread_mutex_lock(&t->inodes_lock);
-    row = inode_find_locked(t, &st, &id);
-    if (row) {
-        t->inodes[row].uses++;
-        t->inodes[row].leaving++;
-        keep = (t->inodes[row].handles || S_ISDIR(st.st_mode)) && pin_wanted_locked(t, row);
-    }
-    pthread_mutex_unlock(&t->inodes_lock);
-    leaving->row = row;
-    if (keep)
-        pin_keep(t, row, fd);
-}
-
-/* After inode_unlinked, where the name went. */
-void pin_after(struct tables *t, const struct leaving *leaving)
-{
-    struct inode *inode = &t->inodes[leaving->row];
-    int fd;
-
-    if (!leaving->row)
-        return;
-    pthread_mutex_lock(&t->inodes_lock);
-    inode->uses--;
-    if (!--inode->leaving && inode->list != LIST_PINS)
-        pin_drop_locked(t, leaving->row);
-    fd = inode_settle_locked(t, leaving->row);
-    pthread_mutex_unlock(&t->inodes_lock);
-    close_fd(fd);
-    pins_flush(t);
-}
-
 /*
  * A descriptor that was kept over the end of another process; takes `fd`.  Before the first request.  Returns 0, or
  * -ESTALE where it is of no use.  Where the inode can be opened by its handle all the same, it is: a descriptor stands for

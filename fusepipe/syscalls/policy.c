@@ -82,29 +82,37 @@ int tables_set_policy(struct tables *t, const struct policy *policy)
     return 0;
 }
 
-/* 0, -EACCES or -EOVERFLOW: whether the guest may do that with the inode, as far as its owner is concerned. */
-int may(const struct tables *t, int fd, enum access access)
+/*
+ * 0, -EACCES or -EOVERFLOW: whether the guest may do that with an inode that has these attributes, as far as its owner is
+ * concerned.
+ */
+int may_with(const struct tables *t, const struct stat *st, enum access access)
 {
     uint32_t guest;
-    struct stat st;
 
-    if (!t->maps_ids)
-        return 0;
-    if (fstat(fd, &st))
-        return -errno;
-    if (id_out(&t->policy.uids, st.st_uid, &guest) && id_out(&t->policy.gids, st.st_gid, &guest))
+    if (!t->maps_ids || (id_out(&t->policy.uids, st->st_uid, &guest) && id_out(&t->policy.gids, st->st_gid, &guest)))
         return 0;
     switch (access) {
     case MAY_READ:
-        return st.st_mode & S_IROTH ? 0 : -EACCES;
+        return st->st_mode & S_IROTH ? 0 : -EACCES;
     case MAY_SEARCH:
-        return st.st_mode & S_IXOTH ? 0 : -EACCES;
+        return st->st_mode & S_IXOTH ? 0 : -EACCES;
     case MAY_CHANGE:
         return -EACCES;
     case MAY_OWN:
         break;
     }
     return -EOVERFLOW;
+}
+
+/* The same of an open inode. */
+int may(const struct tables *t, int fd, enum access access)
+{
+    struct stat st;
+
+    if (!t->maps_ids)
+        return 0;
+    return fstat(fd, &st) ? -errno : may_with(t, &st, access);
 }
 
 /* The same for opening with these flags. */

@@ -71,23 +71,16 @@ int handle_appends(struct tables *t, uint64_t handle)
     return (used.flags & O_APPEND) != 0;
 }
 
-static void describe(struct tables *t, int fd, struct noted_inode *noted)
+static void describe(const struct leaving *what, struct noted_inode *noted)
 {
-    struct file_id id = { 0 };
-    struct stat st;
-    int filesystem;
-
     *noted = (struct noted_inode){ .handle_size = NOTHING };
-    if (fd < 0 || fstat(fd, &st))
+    if (!what->there)
         return;
-    filesystem = filesystem_find(t, st.st_dev);
-    if (filesystem >= 0)
-        filesystem_file_id(&t->filesystems[filesystem], fd, &id);
-    noted->dev = st.st_dev;
-    noted->ino = st.st_ino;
-    noted->handle_type = id.type;
-    noted->handle_size = id.size;
-    memcpy(noted->handle, id.bytes, id.size);
+    noted->dev = what->st.st_dev;
+    noted->ino = what->st.st_ino;
+    noted->handle_type = what->id.type;
+    noted->handle_size = what->id.size;
+    memcpy(noted->handle, what->id.bytes, what->id.size);
 }
 
 /* Without file handles nothing proves itself: a number may have been given to another inode. */
@@ -100,51 +93,32 @@ static bool same(const struct noted_inode *a, const struct noted_inode *b)
 
 static bool nothing(const struct noted_inode *noted) { return noted->handle_size == NOTHING; }
 
-/* The inodes that the names of this request stand for, which is about to change that; -1: none. */
-void slot_note(struct tables *t, int from, int to)
+/* What the names of this request stand for, which is about to change that. */
+void slot_note(const struct leaving *from, const struct leaving *to)
 {
     if (!running)
         return;
-    describe(t, from, &running->from);
-    describe(t, to, &running->to);
+    describe(from, &running->from);
+    describe(to, &running->to);
     __atomic_store_n(&running->noted_seq, seq_of(running), __ATOMIC_RELEASE);
-}
-
-static int peek(int directory, const char *name)
-{
-    return openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-}
-
-void slot_note_rename(struct tables *t, int from, const char *name, int to, const char *new_name)
-{
-    int old, new;
-
-    if (!running)
-        return;
-    old = peek(from, name);
-    new = peek(to, new_name);
-    slot_note(t, old, new);
-    close_fd(old);
-    close_fd(new);
 }
 
 /* What a name stands for now. */
 static int look(struct tables *t, uint64_t parent, const char *name, size_t size, struct noted_inode *found)
 {
+    struct leaving now;
     struct used directory;
-    int fd, error = check_name(name, size);
+    int error = check_name(name, size);
 
     if (!error)
         error = inode_use(t, parent, &directory);
     if (error)
         return error;
-    fd = peek(directory.fd, name);
-    if (fd < 0 && errno != ENOENT)
-        error = -errno;
-    describe(t, fd, found);
-    close_fd(fd);
+    error = leaving_find(t, directory.fd, name, &now);
+    describe(&now, found);
+    leaving_done(t, &now);
     inode_done(t, &directory);
-    return error;
+    return error == -ENOENT ? 0 : error;
 }
 
 /* Whether UNLINK or RMDIR has been done by a process that died: enum settled, or -errno where that cannot be seen. */

@@ -222,7 +222,6 @@ int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, u
 void inode_count(struct tables *t, const struct used *used, uint64_t *node);
 void inode_hold(struct tables *t, const struct used *used);
 void inode_unhold(struct tables *t, uint64_t node);
-void inode_unlinked(struct tables *t, int fd, bool directory);
 int inode_forget(struct tables *t, uint64_t node, uint64_t count);
 int inode_settle_locked(struct tables *t, uint32_t row);
 void inodes_settle(struct tables *t);
@@ -233,12 +232,23 @@ uint64_t inode_node(const struct tables *t, uint32_t row);
 /* settling.c */
 void slot_made(uint64_t handle);
 
+/* leaving.c: what has a name that is about to go */
+struct leaving {
+    bool there, begun;
+    int fd;                          /* O_PATH; -1: the row has a descriptor, or there is nothing */
+    uint32_t row;                    /* in use until leaving_done; 0: the guest does not know it */
+    int filesystem;                  /* negative: not known */
+    struct stat st;                  /* before */
+    struct file_id id;
+};
+int leaving_find(struct tables *t, int directory, const char *name, struct leaving *leaving);
+void leaving_begin(struct tables *t, struct leaving *leaving);
+void leaving_gone(struct tables *t, struct leaving *leaving, bool sure);
+void leaving_done(struct tables *t, struct leaving *leaving);
+
 /* pins.c: descriptors of inodes without a name, kept by whoever keeps the memfd */
-struct leaving { uint32_t row; };
 void tables_keep(struct tables *t, int fd);
 int pin_restore(struct tables *t, uint64_t node, int fd);
-void pin_before(struct tables *t, int fd, struct leaving *leaving);
-void pin_after(struct tables *t, const struct leaving *leaving);
 void pin_keep(struct tables *t, uint32_t row, int fd);
 bool pin_wanted_locked(const struct tables *t, uint32_t row);
 void pin_drop_locked(struct tables *t, uint32_t row);

@@ -40,6 +40,7 @@ SOURCES = Path(fusepipe.device.__file__).parent
 WIRE = SOURCES.parent / "wire"
 PATIENCE = 30.0  # seconds: the end of a test that fails
 
+READLINK, SYMLINK, MKDIR, RMDIR, RENAME, LINK, RENAME2 = 5, 6, 9, 11, 12, 13, 45
 LOOKUP, GETXATTR, STATFS, UNLINK, OPEN, READ, WRITE, RELEASE, READDIRPLUS = 1, 22, 17, 10, 14, 15, 16, 18, 44
 HEADER = struct.Struct("<IIQQIIIHH")
 OUT = struct.Struct("<IiQ")
@@ -158,10 +159,10 @@ class World:
     """Where requests are handed on."""
     unique: int = 100
 
-    def ask(self, opcode: int, node: int = 1, body: bytes = b"", *, clone: int = 0) -> int:
+    def ask(self, opcode: int, node: int = 1, body: bytes = b"", *, clone: int = 0, uid: int = 1000) -> int:
         """A request of the kernel's; returns its `unique`."""
         self.unique += 2
-        header = HEADER.pack(HEADER.size + len(body), opcode, self.unique, node, 1000, 1000, os.getpid(), 0, 0)
+        header = HEADER.pack(HEADER.size + len(body), opcode, self.unique, node, uid, 1000, os.getpid(), 0, 0)
         self.kernel[clone].send(header + body)
         return self.unique
 
@@ -285,6 +286,60 @@ def test_a_name_that_is_too_long_never_leaves(make: Any) -> None:
     world = make()
     unique = world.ask(LOOKUP, 1, b"n" * 256 + b"\0")
     assert world.answer() == (unique, errno.ENAMETOOLONG, b"")
+
+
+NAMES: list[tuple[int, bytes, Any, Any, bytes | None]] = [
+    (READLINK, b"", m.ReadlinkRequest(7), m.ReadlinkReply(b"../there"), b"../there"),
+    (SYMLINK, b"s\0there\0", m.SymlinkRequest(7, b"s", b"there", 0, 1000, ()), m.SymlinkReply(Entry(50, ATTR)), None),
+    (MKDIR, struct.pack("<II", 0o755, 0) + b"d\0", m.MkdirRequest(7, b"d", 0o755, 0, 0, 1000, ()),
+     m.MkdirReply(Entry(50, ATTR)), None),
+    (LINK, struct.pack("<Q", 9) + b"l\0", m.LinkRequest(9, 7, b"l"), m.LinkReply(Entry(50, ATTR)), None),
+    (RMDIR, b"d\0", m.RmdirRequest(7, b"d"), m.RmdirReply(), b""),
+    (RENAME, struct.pack("<Q", 8) + b"a\0b\0", m.RenameRequest(7, b"a", 8, b"b", 0), m.RenameReply(), b""),
+    (RENAME2, struct.pack("<QII", 8, 2, 0) + b"a\0b\0", m.RenameRequest(7, b"a", 8, b"b", 2), m.RenameReply(), b""),
+]  # fmt: skip
+"""Opcode, what the kernel sends for node 7, the request to the server, its reply, the answer (None: an entry)."""
+
+
+@pytest.mark.parametrize(("opcode", "body", "message", "reply", "answer"), NAMES)
+def test_names_are_made_changed_and_read(
+    make: Any, opcode: int, body: bytes, message: Any, reply: Any, answer: bytes | None
+) -> None:
+    world = make()
+    for failed in (False, True):
+        unique = world.ask(opcode, 7, body, uid=0)
+        request, payload = world.servers[0].receive()
+        assert (request.message, payload) == (message, b"")
+        if failed:
+            world.servers[0].fail(request, errno.EACCES)
+            assert world.answer() == (unique, errno.EACCES, b"")
+        else:
+            world.servers[0].reply(request, reply)
+            got, error, data = world.answer()
+            assert (got, error) == (unique, 0)
+            if answer is None:
+                assert len(data) == 128 and struct.unpack_from("<Q", data) == (50,)
+            else:
+                assert data == answer
+    assert world.native.counters == (2, 0)
+
+
+@pytest.mark.parametrize("names", [b"n" * 256 + b"\0b\0", b"a\0" + b"n" * 256 + b"\0"])
+@pytest.mark.parametrize(("opcode", "head"), [(RENAME, struct.pack("<Q", 8)), (RENAME2, struct.pack("<QII", 8, 1, 0))])
+def test_a_new_name_that_is_too_long_never_leaves_either(make: Any, opcode: int, head: bytes, names: bytes) -> None:
+    world = make()
+    unique = world.ask(opcode, 7, head + names)
+    assert world.answer() == (unique, errno.ENAMETOOLONG, b"")
+
+
+def test_a_long_target_and_an_unknown_group_are_pythons(make: Any) -> None:
+    world = make()
+    for uid, target in ((0, b"t" * 513), (1000, b"t")):
+        unique = world.ask(SYMLINK, 7, b"s\0" + target + b"\0", uid=uid)
+        handed = world.python.recv(1 << 20)
+        assert struct.unpack_from("<QQ", handed, 12) == (unique, 7)
+    unique = world.ask(SYMLINK, 7, b"n" * 255 + b"\0" + b"t" * 512 + b"\0", uid=0)
+    assert world.servers[0].receive()[0].message.target == b"t" * 512
 
 
 def test_every_answer_goes_to_the_clone_that_read_the_request(make: Any) -> None:

@@ -73,6 +73,19 @@ def hot(client: Client, place: Path) -> list[Any]:
     seen.append(call(m.OpenRequest(made.entry.node, os.O_RDONLY, False, 1000)).flags)
     directory = call(m.OpendirRequest(folder)).handle
     seen.append(call(m.ReaddirRequest(directory, 0, 4096)).entries)
+    for target in (b"elsewhere", b"t" * 4095, b"b"):
+        link = call(m.SymlinkRequest(folder, b"s" + target[:1], target, 0, 0, (7, 8))).entry.node
+        seen.append(call(m.ReadlinkRequest(link)).target)
+    call(m.SymlinkRequest(folder, b"sb", b"again", 0, 0, ()))
+    call(m.ReadlinkRequest(folder))
+    assert call(m.LinkRequest(made.entry.node, folder, b"c")).entry.attr.nlink == 2
+    call(m.LinkRequest(made.entry.node, folder, b"c"))
+    call(m.RenameRequest(folder, b"b", folder, b"c", 0))  # one inode: nothing happens
+    call(m.RenameRequest(folder, b"sb", folder, b"se", 0))
+    call(m.RenameRequest(folder, b"se", folder, b"st", 2))  # RENAME_EXCHANGE
+    call(m.RenameRequest(folder, b"se", folder, b"st", 1))  # RENAME_NOREPLACE
+    for name in (b"se", b"st", b"c"):
+        call(m.UnlinkRequest(folder, name))
     call(m.UnlinkRequest(folder, b"b"))
     call(m.UnlinkRequest(folder, b"b"))
     call(m.RmdirRequest(1, b"d"))
