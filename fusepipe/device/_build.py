@@ -27,6 +27,7 @@ SOURCES = (
     "native_encode",
     "native_entry",
     "native_events",
+    "native_known",
     "native_lost",
     "native_reply",
     "native_request",

@@ -18,6 +18,7 @@
 #include "native_connection.h"
 #include "native_encode.h"
 #include "native_events.h"
+#include "native_known.h"
 #include "native_slots.h"
 #include "native_space.h"
 
@@ -96,6 +97,9 @@ static bool done_with(struct native_request *request)
 		return false;
 	case FATE_TOO_LONG:
 		clones_answer(request->clone, request->header.unique, ENAMETOOLONG, NULL, 0);
+		return true;
+	case FATE_NO_XATTR:
+		clones_answer(request->clone, request->header.unique, ENODATA, NULL, 0);
 		return true;
 	default:
 		hand_on(request);
@@ -301,6 +305,7 @@ void native_clear(void)
 	to_python = -1;
 	connections_close();
 	slots_clear();
+	known_clear();
 	requests_free();
 	native_events_close();
 }

@@ -10,6 +10,7 @@
 /* What the reply to OPEN says (fusepipe/wire/opened.py, OpenedFlag). */
 #define OPENED_KEEP 1u
 #define OPENED_NOFLUSH 2u
+#define OPENED_NEW 4u
 
 struct native_policy {
 	uint64_t entry_seconds; /* for which names are good */

@@ -8,6 +8,7 @@
 #include "filter.h"
 #include "given_back.h"
 #include "native_entry.h"
+#include "native_known.h"
 #include "native_messages.h"
 #include "native_policy.h"
 #include "native_slots.h"
@@ -87,6 +88,8 @@ static bool take_create(struct reply *reply, struct answer *answer)
 	if (reply->late) {
 		give_back_node(message.entry.node);
 		given_back_handle(message.handle);
+	} else if (message.flags & OPENED_NEW) {
+		known_add_new(message.entry.node);
 	}
 	native_entry_out(&answer->entry, &message.entry);
 	answer->open = (struct fuse_open_out){ .fh = message.handle, .open_flags = open_flags(message.flags) };

@@ -108,14 +108,16 @@ static int open_existing(struct tables *t, int directory, const char *name, int 
     return opened;
 }
 
-/* One open(2) with O_CREAT and O_EXCL makes the file, or it is there already. */
-static int create_or_open(struct tables *t, int directory, const char *name, uint32_t asked, uint32_t mode, bool kill)
+/* One open(2) with O_CREAT and O_EXCL makes the file, which `*made` says, or it is there already. */
+static int create_or_open(struct tables *t, int directory, const char *name, uint32_t asked, uint32_t mode, bool kill,
+                          bool *made)
 {
     int fd, flags = (int)open_flags(asked);
 
     for (int race = 0; race < RACES; race++) {
         fd = openat(directory, name, (flags & ~O_TRUNC) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
                     mode & 07777);
+        *made = fd >= 0;
         if (fd >= 0)
             return fd;
         if (errno != EEXIST || asked & O_EXCL)
@@ -162,6 +164,7 @@ int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size
 {
     struct used directory;
     struct acting acting;
+    bool made = false;
     int fd, error = may_make(t, S_IFREG | (mode & 07777), 0);
 
     if (!error)
@@ -173,7 +176,7 @@ int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size
         fds_release(t, 1);
         return error;
     }
-    fd = create_or_open(t, directory.fd, name, flags, mode, kill);
+    fd = create_or_open(t, directory.fd, name, flags, mode, kill, &made);
     act_as_server(t, &acting);
     error = fd < 0 ? fd : enter_opened(t, fd, open_flags(flags), entry, handle, reply_flags);
     inode_done(t, &directory);
@@ -181,6 +184,8 @@ int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size
         if (fd >= 0)
             close(fd);
         fds_release(t, 1);
+    } else if (made) {
+        *reply_flags |= REPLY_NEW;
     }
     return error;
 }
@@ -215,6 +220,8 @@ int tree_tmpfile(struct tables *t, uint64_t parent, uint32_t flags, uint32_t mod
         error = enter_opened(t, fd, opened, entry, handle, reply_flags);
         if (error)
             close(fd);
+        else
+            *reply_flags |= REPLY_NEW;
     }
     inode_done(t, &directory);
     if (error)

@@ -285,6 +285,7 @@ struct directory *handle_directory(struct tables *t, const struct used_handle *u
 /* keeping.c: flags of the replies to OPEN and CREATE */
 #define REPLY_KEEP 1u
 #define REPLY_NOFLUSH 2u
+#define REPLY_NEW 4u
 uint32_t keep_flag(struct tables *t, const struct used *inode, int fd, uint32_t flags, uint32_t keep, uint64_t handle);
 uint32_t flush_flag(const struct tables *t, uint32_t filesystem, uint32_t flags);
 void keep_released(struct tables *t, uint64_t node, uint64_t handle, bool used);

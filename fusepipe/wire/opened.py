@@ -14,3 +14,5 @@ class OpenedFlag(IntFlag):
     """What is cached of the file's contents may be kept."""
     NOFLUSH = 2
     """FLUSH of this handle would always succeed."""
+    NEW = 4
+    """This request has made the file, which so has no `security.capability`."""

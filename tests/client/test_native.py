@@ -27,6 +27,7 @@ from fusepipe.wire import (
     Entry,
     FrameReceiver,
     FrameSender,
+    OpenedFlag,
     Request,
     decode_request,
     encode_errno,
@@ -342,6 +343,49 @@ def test_a_long_target_and_an_unknown_group_are_pythons(make: Any) -> None:
     assert world.servers[0].receive()[0].message.target == b"t" * 512
 
 
+CREATE, SETXATTR = 35, 21
+CREATE_IN = struct.pack("<IIII", os.O_WRONLY, 0o644, 0, 0) + b"f\0"
+CAPABILITY = struct.pack("<II", 0, 0) + b"security.capability\0"
+
+
+def created(world: World, flags: int, node: int = 50) -> None:
+    world.ask(CREATE, 1, CREATE_IN, uid=0)
+    world.servers[0].reply(world.servers[0].receive()[0], m.CreateReply(Entry(node, ATTR), 9, flags))
+    assert world.answer()[1] == 0
+
+
+def asked(world: World, body: bytes, node: int = 50) -> bool:
+    """Whether the server is asked for an attribute, which it does not have."""
+    unique = world.ask(GETXATTR, node, body)
+    sent = select.select([world.servers[0].sock, world.kernel[0]], [], [], PATIENCE)[0] == [world.servers[0].sock]
+    if sent:
+        world.servers[0].fail(world.servers[0].receive()[0], errno.ENODATA)
+    assert world.answer() == (unique, errno.ENODATA, b"")
+    return sent
+
+
+def test_a_new_file_has_no_capability(make: Any) -> None:
+    """The kernel asks before the first write, and not again."""
+    world = make(seconds=600.0)
+    created(world, OpenedFlag.NEW)
+    assert asked(world, struct.pack("<II", 0, 0) + b"security.other\0")
+    assert asked(world, CAPABILITY, node=51)
+    assert not asked(world, CAPABILITY)
+    assert asked(world, CAPABILITY), "known once"
+    created(world, OpenedFlag.NEW | OpenedFlag.NOFLUSH)
+    world.ask(SETXATTR, 50, struct.pack("<IIII", 1, 0, 0, 0) + b"user.x\0y")
+    assert world.python.recv(1 << 20)
+    assert asked(world, CAPABILITY), "it may have one now"
+    created(world, OpenedFlag.NOFLUSH)
+    assert asked(world, CAPABILITY), "it existed before"
+
+
+def test_without_a_cache_a_new_file_is_asked_about(make: Any) -> None:
+    world = make(seconds=0.0)
+    created(world, OpenedFlag.NEW)
+    assert asked(world, CAPABILITY)
+
+
 def test_every_answer_goes_to_the_clone_that_read_the_request(make: Any) -> None:
     world = make(clones=2)
     uniques = [world.ask(UNLINK, 1, b"x\0", clone=clone) for clone in (1, 0, 1, 0)]
@@ -526,6 +570,9 @@ def test_an_abandoned_request_gives_back_what_its_reply_brings(make: Any) -> Non
     far.reply(lookup, m.LookupReply(Entry(50, ATTR)))
     assert world.events() & NativeEvent.COLLECTED
     assert world.forgotten() == [50, 1]
+    end = time.monotonic() + PATIENCE
+    while world.native.abandoned:  # until the thread that has taken the reply is done with the slot
+        assert time.monotonic() < end
     assert world.native.abandon(left, 1)
     assert world.answer() == (other, errno.EINTR, b"")
     far.reply(opening, m.OpenReply(600, 0))

@@ -133,7 +133,8 @@ def test_a_new_inode_in_the_same_row_knows_nothing(volume: Volume, node: int) ->
 def test_flush_is_not_needed_where_close_reports_nothing(memory: Path, serve: Callable[..., Volume]) -> None:
     volume = serve(memory)
     reply = volume(Op.CREATE, ROOT, b"f", os.O_RDWR, 0o644, 0, *me(), False)
-    assert reply.flags == OpenedFlag.NOFLUSH
+    assert reply.flags == OpenedFlag.NOFLUSH | OpenedFlag.NEW
+    assert volume(Op.CREATE, ROOT, b"f", os.O_RDWR, 0o644, 0, *me(), False).flags == OpenedFlag.NOFLUSH
     for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY):
         assert volume(Op.OPEN, reply.entry.node, flags, False, 0).flags == OpenedFlag.NOFLUSH
 
