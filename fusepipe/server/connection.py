@@ -27,7 +27,7 @@ class Connection(Led):
     """
 
     def __init__(self, sock: socket.socket, wire: ServerConnection) -> None:
-        """Take over `sock`.  The caller leads, for term 0."""
+        """Take over `sock`.  The caller leads."""
         sock.setblocking(True)  # for receiving; sends are told not to wait
         super().__init__(wire)
         self._socket = sock

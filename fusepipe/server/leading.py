@@ -14,40 +14,34 @@ class Led:
     """
 
     def __init__(self, wire: ServerConnection) -> None:
-        """The caller leads, for term 0."""
+        """The caller leads."""
         self.wire = wire
         self.busy = 0
-        """The number of the request that the leader works at; 0 while it receives.  Set by the leader alone."""
+        """The number of the job that the leader is at; 0 while it receives."""
         self.relief_comes = False
         """Whether a thread was told to take over and has not looked yet, so that it makes no sense to send another."""
         self.hung_up = False
         """Whether the stream has ended; in the middle of a frame this is a client that died, not one that errs."""
         self._lead = threading.Lock()
-        self._term = 0
         self._jobs = 0
 
     def begin(self) -> int:
-        """The leader begins to work at a request: the number that `busy` has meanwhile."""
+        """The leader begins to work at a request: the number of that job."""
         self._jobs += 1
         self.busy = self._jobs
         return self._jobs
 
-    def leads(self, term: int) -> bool:
-        """The thread that leads since `term` has done its work: whether it still leads, and receives next."""
+    def end(self, job: int) -> bool:
+        """The thread that began the job has done it: whether it still leads, and receives next."""
         with self._lead:
-            if self._term != term:
+            if self.busy != job:
                 return False
             self.busy = 0
             return True
 
-    def supersede(self, job: int) -> int | None:
-        """The calling thread leads from now on if the leader is still busy with `job`: the new term, or None."""
-        with self._lead:
-            if self.busy != job:
-                return None
-            self.busy = 0
-            self._term += 1
-            return self._term
+    def supersede(self, job: int) -> bool:
+        """Whether the calling thread leads from now on: it does if the leader is still at that job."""
+        return self.end(job)
 
     # ---- what each kind of connection does in its own way ----
 
@@ -55,10 +49,11 @@ class Led:
         """Take bytes that were received elsewhere, before anything is received here."""
         raise NotImplementedError
 
-    def receive(self) -> Event:
+    def receive(self) -> Event | None:
         """Wait for the next event; without an end, since a guest may be paused for days.  The leader only.
 
-        Ends with Close when the client closes the connection or breaks it, or when `shut` was called.
+        Ends with Close when the client closes the connection or breaks it, or when `shut` was called; with None where
+        the caller was held up and another thread leads now.
         """
         raise NotImplementedError
 

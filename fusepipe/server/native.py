@@ -7,6 +7,7 @@ that both see the same; so are numbers of frames and what waits to be sent.
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from fusepipe import log
@@ -32,9 +33,14 @@ class Native:
 
         self._session = NativeSession(tables.tree, interrupt_signal, wrong)
         self._wires: dict[int, ServerConnection] = {}
+        self._led: dict[int, Led] = {}
         self.slot_locks: Final = self._session.slot_locks
         self.traffic: Final = NativeTraffic(self._session, self._wires)
         self.running: Final = NativeRunning(self._session)
+
+    def watch(self, relieve: Callable[[Led, int], object]) -> "NativeWatch":
+        """What looks after the leaders of its connections; `relieve` as for a Watch."""
+        return NativeWatch(self._session, self._led, relieve)
 
     def connection(self, sock: socket.socket, wire: ServerSession, *, body_crc: bool) -> "NativeConnection":
         """Take over a connected socket; the caller leads."""
@@ -44,13 +50,15 @@ class Native:
         connection = wire.connection(body_crc=body_crc, source=frames, sink=_Sink(), on_current=native.set_current)
         self._wires[native.number] = connection
         self.traffic.sockets[connection] = native
-        return NativeConnection(native, connection, frames)
+        led = self._led[native.number] = NativeConnection(native, connection, frames)
+        return led
 
     def forget(self, connection: Led) -> None:
         """The connection has ended."""
         native = self.traffic.sockets.pop(connection.wire, None)
         if native is not None:
             self._wires.pop(native.number, None)
+            self._led.pop(native.number, None)
 
     def agreed(self, granted: HelloReply) -> None:
         """HELLO has been answered: from now on C takes requests."""
@@ -75,6 +83,25 @@ class Native:
     def stop(self, patience: float, *, may_free: bool) -> None:
         """End the workers.  `may_free`: no other thread uses any of this any more."""
         self._session.stop(patience, may_free=may_free)
+
+
+class NativeWatch:
+    """As watch.Watch, in C."""
+
+    def __init__(self, session: NativeSession, led: dict[int, Led], relieve: Callable[[Led, int], object]) -> None:
+        self._session = session
+        self._led = led
+        self._relieve = relieve
+        self.begun: Final = session.rouse
+        self.stop: Final = session.stop_watch
+
+    def run(self) -> None:
+        """The life of the watch, until `stop`."""
+        while (found := self._session.watch()) is not None:
+            number, job = found
+            connection = self._led.get(number)
+            if connection is not None:
+                self._relieve(connection, job)
 
 
 class NativeTraffic:
@@ -138,13 +165,16 @@ class _Frames:
         self._body_crc = False
         self.max_header = MAX_FIRST_HEADER
 
-    def fetch(self) -> None:
-        """Wait for what `next` or `ended` then has."""
+    def fetch(self) -> bool:
+        """Wait for what `next` or `ended` then has; False where they are another thread's now."""
         received = self._native.receive()
+        if received is None:
+            return False
         if isinstance(received, Ended):
             self.ended = received
         else:
             self._frame = Frame(received.header, memoryview(received.payload))
+        return True
 
     @property
     def max_header(self) -> int:
@@ -213,11 +243,27 @@ class NativeConnection(Led):
         """Take bytes that were received elsewhere, before anything is received here."""
         self._native.feed(data)
 
-    def receive(self) -> Event:
-        """Wait for the next event that is not C's; without an end, since a guest may be paused for days."""
+    def begin(self) -> int:
+        """The leader begins to work at a request: the number of that job."""
+        return self._native.begin()
+
+    def end(self, job: int) -> bool:
+        """The thread that began the job has done it: whether it still leads, and receives next."""
+        return self._native.end(job)
+
+    def supersede(self, job: int) -> bool:
+        """Whether the calling thread leads from now on: it does if the leader is still at that job."""
+        return self._native.take(job)
+
+    def receive(self) -> Event | None:
+        """Wait for the next event that is not C's; without an end, since a guest may be paused for days.
+
+        None where the caller was held up and another thread leads now.
+        """
         wire, frames = self.wire, self._frames
         while (event := wire.next_event()) is None:
-            frames.fetch()
+            if not frames.fetch():
+                return None
             if frames.ended is not None and not frames.ended.broken:
                 if frames.ended.error:
                     wire.lost()

@@ -13,7 +13,7 @@ from fusepipe.server.connection import Connection
 from fusepipe.server.dispatcher import Dispatch
 from fusepipe.server.interrupts import Interrupts
 from fusepipe.server.leading import Led
-from fusepipe.server.native import Native
+from fusepipe.server.native import Native, NativeWatch
 from fusepipe.server.threads import Threads
 from fusepipe.server.watch import Watch
 from fusepipe.wire import (
@@ -101,7 +101,11 @@ class Session:
         self._draining = False
         self._threads = Threads("session", self._unexpected, logger)
         self._interrupts = Interrupts(slot_locks, interrupt_signal, native.running if native else None)
-        self._watch = Watch(lambda: self._connections.values(), self._relieve)
+        self._watch: Watch | NativeWatch
+        if native is None:
+            self._watch = Watch(lambda: self._connections.values(), self._relieve)
+        else:
+            self._watch = native.watch(self._relieve)
         for job in (self._watch.run, self._interrupts.run):
             if not self._threads.run(job):
                 raise OSError(errno.EAGAIN, "no more threads can be started")
@@ -122,7 +126,7 @@ class Session:
             refused = self._draining or self.ended.is_set()
             if not refused:
                 self._connections = self._connections | {wire: connection}
-        if refused or not self._threads.run(partial(self._lead, connection, 0)):
+        if refused or not self._threads.run(partial(self._lead, connection)):
             wire.lost()
             self._closed(connection)
 
@@ -168,16 +172,18 @@ class Session:
 
     # ---- leading ----
 
-    def _lead(self, connection: Led, term: int) -> None:
+    def _lead(self, connection: Led) -> None:
         """Receive and do what comes, until another thread leads or the connection ends."""
         while True:
             event = connection.receive()
+            if event is None:
+                return
             if isinstance(event, Arrived):
                 if self._draining:
                     # The connection stays open for the replies of what runs, until `close` has seen their end.
                     connection.end_receiving()
                     return
-                if not self._work(connection, term, event):
+                if not self._work(connection, event):
                     return
             elif isinstance(event, Answer):
                 if connection.send(event.header):
@@ -216,13 +222,12 @@ class Session:
 
     def _take_over(self, connection: Led, job: int) -> None:
         connection.relief_comes = False
-        term = connection.supersede(job)
-        if term is not None:
-            self._lead(connection, term)
+        if connection.supersede(job):
+            self._lead(connection)
 
     # ---- requests ----
 
-    def _work(self, connection: Led, term: int, event: Arrived) -> bool:
+    def _work(self, connection: Led, event: Arrived) -> bool:
         """Do with a request what its slot says.  Returns whether the thread still leads."""
         slot, seq = event.slot, event.seq
         try:
@@ -245,9 +250,9 @@ class Session:
         settles = verdict is Verdict.SETTLE
         # Interrupted before it came: EINTR would say that it has had no effect, which is not known of what is settled.
         refused = 0 if to_run else errno.EIO if settles and event.op is not Op.LOOKUP else errno.EINTR
-        return self._run(connection, term, event, refused, self._settle if settles else self._dispatch)
+        return self._run(connection, event, refused, self._settle if settles else self._dispatch)
 
-    def _run(self, connection: Led, term: int, event: Arrived, refused: int, dispatch: Dispatch) -> bool:
+    def _run(self, connection: Led, event: Arrived, refused: int, dispatch: Dispatch) -> bool:
         """Run a request, unless `refused` is an errno, and answer it.  Returns whether the thread still leads."""
         slot, seq, op = event.slot, event.seq, event.op
         job = connection.begin()
@@ -260,8 +265,7 @@ class Session:
             self._slow[op] = expected - 1
             self._relieve(connection, job)
         # Also where a thread was sent: it may have been sent for a request before this one, and then does not lead.
-        if not self._watch.awake:
-            self._watch.rouse()
+        self._watch.begun()
         begin = perf_counter()
         header, payload = (encode_errno(slot, seq, refused), b"") if refused else dispatch(event)
         if not expected and perf_counter() - begin > SLOW:
@@ -274,7 +278,7 @@ class Session:
             unsent = route is not None and route.send(header, payload)
         if route is not None and unsent:
             route.flush()
-        return connection.leads(term)
+        return connection.end(job)
 
     def _flush_elsewhere(self, connection: Led) -> None:
         """Let another thread wait for the client to read."""

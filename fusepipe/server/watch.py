@@ -30,26 +30,30 @@ class Watch:
         self._gate = threading.Lock()
         self._gate.acquire()
         self._stopped = False
-        self.awake = False
+        self._awake = False
 
-    def rouse(self) -> None:
-        """Called by a leader that begins to work and saw that `awake` is False."""
+    def begun(self) -> None:
+        """A leader has begun to work."""
+        if not self._awake:
+            self._rouse()
+
+    def _rouse(self) -> None:
         with self._lock:
-            if not self.awake:
-                self.awake = True
+            if not self._awake:
+                self._awake = True
                 self._gate.release()
 
     def stop(self) -> None:
         """End `run`, soon."""
         self._stopped = True
-        self.rouse()
+        self._rouse()
 
     def run(self) -> None:
         """The life of the watch, until `stop`."""
         quiet = 0
         seen: dict[Led, int] = {}
         while not self._stopped:
-            if not self.awake:
+            if not self._awake:
                 # Ends when a leader begins to work, or with `stop`.
                 self._gate.acquire()
                 quiet = 0
@@ -68,6 +72,6 @@ class Watch:
 
     def _sleep(self) -> None:
         """Go to sleep, unless a leader began to work just now and took the watch to be awake."""
-        self.awake = False
+        self._awake = False
         if any(connection.busy for connection in self._connections()):
-            self.rouse()
+            self._rouse()

@@ -34,6 +34,7 @@ SOURCES = (
     "native_receiving",
     "native_sending",
     "native_session",
+    "native_watch",
     "opening",
     "pins",
     "policy",
@@ -169,6 +170,7 @@ ffi.cdef(
     #define NATIVE_CUT ...
     #define NATIVE_FAILED ...
     #define NATIVE_BROKEN ...
+    #define NATIVE_RELIEVED ...
     struct native_event {
         uint32_t kind;
         int error;
@@ -209,6 +211,12 @@ ffi.cdef(
     bool native_has_unsent(struct native_connection *c);
     void native_shut(struct native_connection *c);
     void native_end_receiving(struct native_connection *c);
+    uint64_t native_lead_begin(struct native_connection *c, bool here);
+    bool native_lead_end(struct native_connection *c, uint64_t job);
+    bool native_lead_take(struct native_connection *c, uint64_t job);
+    const struct native_connection *native_watch(struct native_session *s, uint64_t *job);
+    void native_watch_rouse(struct native_session *s);
+    void native_watch_stop(struct native_session *s);
 
     int install_interrupt_handler(int signal_number);
     int effective_capabilities(uint64_t *bits);

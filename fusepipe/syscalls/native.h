@@ -3,10 +3,11 @@
  * What they do is what server/session.py and wire/server_session.py do; every frame that is unusual in any way (another
  * operation, another form, a slot rule that it breaks, a resent request) goes to Python unchanged.
  *
- * One thread receives on a connection (it "leads", server/leading.py); it answers itself what the host answers without
- * waiting, and gives the rest to the pool.  Replies leave under the connection's send lock, whoever made them.
+ * One thread receives on a connection (it "leads", server/leading.py) and runs what it receives; what is known to wait,
+ * or was slow of late, it gives to the pool.  Where it is held up all the same, another thread leads (native_watch.c).
+ * Replies leave under the connection's send lock, whoever made them.
  *
- * Lock order: a slot's lock > pool.lock, a connection's `send` lock.  The last two are leaves.
+ * Lock order: a slot's lock > pool.lock, watch.lock, a connection's `send` lock.  The last three are leaves.
  */
 #ifndef FUSEPIPE_NATIVE_H
 #define FUSEPIPE_NATIVE_H
@@ -41,6 +42,23 @@ struct native_pool {
     bool stopped;
 };
 
+struct native_watch {
+    pthread_mutex_t lock;            /* guards what follows */
+    pthread_cond_t roused;
+    struct native_connection *first; /* those that are led; holds a reference to each */
+    uint32_t quiet;
+    bool awake;                      /* atomic */
+    bool stopped;
+};
+
+/* How long requests of one kind have taken: what is expected to be slow goes to the pool. */
+struct native_pace {
+    uint32_t expected;               /* atomic: so many of them are taken to be slow */
+    uint32_t next;                   /* atomic: how many will be, when the next one that is tried is slow */
+};
+
+#define OPERATIONS 128u              /* numbers of operations are below */
+
 struct native_session {
     struct tables *t;
     uint32_t slot_count, request_slots, cleanup_slots, max_read, max_name;
@@ -53,6 +71,8 @@ struct native_session {
     void (*report_wrong)(void *context, uint64_t *numbers, uint32_t count);
     void *context;
     struct native_pool pool;
+    struct native_watch watch;
+    struct native_pace paces[OPERATIONS];
     struct native_slot slots[];
 };
 
@@ -72,6 +92,7 @@ struct native_reply {
 
 #define BATCH 32u                    /* replies that leave together */
 #define ARENA ((size_t)512 << 10)    /* bytes of their headers and payloads */
+#define BUFFER ((size_t)128 << 10)   /* bytes that one receive takes at most */
 
 struct native_connection {
     struct native_session *session;
@@ -87,6 +108,14 @@ struct native_connection {
     bool crc_in, first_in, prefix_checked;
     struct native_reply batch[BATCH];
     uint32_t batched;
+    uint64_t jobs;
+
+    uint64_t busy;                   /* atomic: the number of what the leader works at; 0 while it receives */
+
+    bool watched;                    /* guarded by the watch's lock, like the next three */
+    struct native_connection *next;
+    uint64_t seen;                   /* what it was at when the watch looked last */
+    uint32_t looks;                  /* how often it has been seen there */
 
     pthread_mutex_t send;            /* guards what follows */
     pthread_cond_t room;
@@ -152,6 +181,15 @@ bool native_decode(struct native_session *s, const struct native_frame *frame, s
 bool native_begin(struct native_call *call, struct native_connection *c, uint64_t in_flight, int *error);
 void native_carry_out(struct native_call *call, bool quick, int *error, struct native_reply *reply);
 struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply);
+void native_start(struct native_call *call, int *error);
+bool native_is_slow(struct native_session *s, uint32_t number);
+void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds);
+
+/* native_watch.c */
+void native_watch_init(struct native_watch *w);
+void native_watch_free(struct native_session *s);
+void native_watch_add(struct native_session *s, struct native_connection *c);
+void native_watch_remove(struct native_session *s, struct native_connection *c);
 
 /* native_pool.c */
 bool native_pool_start(struct native_session *s);
@@ -187,9 +225,17 @@ void native_slot_end(struct native_session *s, uint32_t slot);
 uint64_t native_slot_running(const struct native_session *s, uint32_t slot, uint64_t *thread);
 void native_slot_expect(struct native_session *s, uint32_t slot, uint64_t seq);
 
-enum native_kind { NATIVE_FRAME, NATIVE_END, NATIVE_CUT, NATIVE_FAILED, NATIVE_BROKEN };
+uint64_t native_lead_begin(struct native_connection *c, bool here);
+bool native_lead_end(struct native_connection *c, uint64_t job);
+bool native_lead_take(struct native_connection *c, uint64_t job);
+const struct native_connection *native_watch(struct native_session *s, uint64_t *job);
+void native_watch_rouse(struct native_session *s);
+void native_watch_stop(struct native_session *s);
+
+enum native_kind { NATIVE_FRAME, NATIVE_END, NATIVE_CUT, NATIVE_FAILED, NATIVE_BROKEN, NATIVE_RELIEVED };
 struct native_event {
-    uint32_t kind;                   /* CUT: the stream ended within a frame; FAILED: `error` is an errno */
+    /* CUT: the stream ended within a frame; FAILED: `error` is an errno; RELIEVED: another thread leads now */
+    uint32_t kind;
     int error;
     const char *reason;              /* of BROKEN */
     const unsigned char *header, *payload;

@@ -93,6 +93,23 @@ class NativeSession:
             session, self._session = self._session, None
             lib.native_session_free(session)
 
+    # ---- the watch ----
+
+    def watch(self) -> tuple[int, int] | None:
+        """Wait, in one thread of its own, until another thread is needed to lead a connection: its number
+        (NativeSocket.number), and the job that its leader is at.  None after `stop_watch`."""
+        job = ffi.new("uint64_t *")
+        found = lib.native_watch(self._session, job)
+        return (int(ffi.cast("uintptr_t", found)), int(job[0])) if found else None
+
+    def rouse(self) -> None:
+        """Somebody has begun to work."""
+        lib.native_watch_rouse(self._session)
+
+    def stop_watch(self) -> None:
+        """End `watch`, soon."""
+        lib.native_watch_stop(self._session)
+
     # ---- slots ----
 
     @property
@@ -153,7 +170,6 @@ class NativeSocket:
         sock.detach()
         self._connection = ffi.gc(self._connection, lib.native_connection_drop)
         self.number = int(ffi.cast("uintptr_t", self._connection))
-        self._event = ffi.new("struct native_event *")
 
     def bounds(self, max_header: int, max_payload: int) -> None:
         """The longest header and payload of the frames to come.  The thread that receives."""
@@ -172,16 +188,33 @@ class NativeSocket:
         if not lib.native_connection_feed(self._connection, data, len(data)):
             raise ValueError("more bytes than the buffer holds")
 
-    def receive(self) -> Received | Ended:
-        """Wait, run and answer what C can, and return what it cannot; without an end but that of the connection."""
-        event = self._event
+    def receive(self) -> Received | Ended | None:
+        """Wait, run and answer what C can, and return what it cannot; without an end but that of the connection.
+
+        None where another thread leads now: this one was held up.
+        """
+        event = ffi.new("struct native_event *")
         lib.native_receive(self._connection, event)
+        if event.kind == lib.NATIVE_RELIEVED:
+            return None
         if event.kind == lib.NATIVE_FRAME:
             return Received(
                 bytes(ffi.buffer(event.header, event.header_size)), bytes(ffi.buffer(event.payload, event.payload_size))
             )
         broken = ffi.string(event.reason).decode() if event.kind == lib.NATIVE_BROKEN else ""
         return Ended(event.kind == lib.NATIVE_CUT, event.error if event.kind == lib.NATIVE_FAILED else 0, broken)
+
+    def begin(self) -> int:
+        """The thread that leads begins to work at something in Python: the number of the job."""
+        return int(lib.native_lead_begin(self._connection, False))
+
+    def end(self, job: int) -> bool:
+        """It has done its work: whether it still leads."""
+        return bool(lib.native_lead_end(self._connection, job))
+
+    def take(self, job: int) -> bool:
+        """The calling thread leads from now on, if the leader is still at this job."""
+        return bool(lib.native_lead_take(self._connection, job))
 
     def send(self, header: bytes, payload: Buffer) -> None:
         """Send a frame; what the socket does not take is sent later."""

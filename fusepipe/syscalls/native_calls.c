@@ -1,6 +1,10 @@
 /* A request from its frame to its reply: the rules of wire/slots.py and wire/server_session.py for what is usual. */
 #include "native.h"
 
+#define SLOW 200000u                 /* ns; what took longer is expected to be slow again */
+#define FEW 16u                      /* so many times at first, twice as many after each trial that was slow, too */
+#define MANY 4096u
+
 /* False where the frame is anything but exactly a native operation's request. */
 bool native_decode(struct native_session *s, const struct native_frame *frame, struct native_call *call)
 {
@@ -58,6 +62,46 @@ bool native_begin(struct native_call *call, struct native_connection *c, uint64_
     }
     pthread_mutex_unlock(&slot->lock);
     return runs;
+}
+
+/* The calling thread runs the request, so INTERRUPT reaches it from now on; unless it came before. */
+void native_start(struct native_call *call, int *error)
+{
+    struct native_slot *slot = &call->session->slots[call->slot];
+
+    pthread_mutex_lock(&slot->lock);
+    if (slot->early == call->seq)
+        *error = -EINTR;
+    else
+        slot->thread = pthread_self();
+    pthread_mutex_unlock(&slot->lock);
+}
+
+/* Whether an operation is taken to be slow this time.  One time in many it is not, to learn whether it still is. */
+bool native_is_slow(struct native_session *s, uint32_t number)
+{
+    uint32_t *expected = &s->paces[number].expected, left = __atomic_load_n(expected, __ATOMIC_RELAXED);
+
+    while (left)
+        if (__atomic_compare_exchange_n(expected, &left, left - 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            return true;
+    return false;
+}
+
+/* How long an operation took that was not taken to be slow. */
+void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds)
+{
+    struct native_pace *pace = &s->paces[number];
+    const uint32_t next = __atomic_load_n(&pace->next, __ATOMIC_RELAXED);
+
+    if (nanoseconds <= SLOW) {
+        if (next)
+            __atomic_store_n(&pace->next, 0, __ATOMIC_RELAXED);
+        return;
+    }
+    /* One alone may have lost its processor to somebody else. */
+    __atomic_store_n(&pace->expected, next < FEW ? 0 : next, __ATOMIC_RELAXED);
+    __atomic_store_n(&pace->next, next < FEW ? FEW : next < MANY ? 2 * next : MANY, __ATOMIC_RELAXED);
 }
 
 /* Runs a request, unless `*error` says already what its answer is, and makes its reply. */

@@ -528,8 +528,7 @@ static const struct native_op operations[] = {
     { WIRE_CLEANUP, WIRE_CLEANUP_FIELDS, true, false, read_cleanup, run_cleanup, NULL },
 };
 
-#define NUMBERS 128u
-static const struct native_op *by_number[NUMBERS];
+static const struct native_op *by_number[OPERATIONS];
 
 __attribute__((constructor)) static void index_operations(void)
 {
@@ -539,5 +538,5 @@ __attribute__((constructor)) static void index_operations(void)
 
 const struct native_op *native_op(uint32_t number)
 {
-    return number < NUMBERS ? by_number[number] : NULL;
+    return number < OPERATIONS ? by_number[number] : NULL;
 }

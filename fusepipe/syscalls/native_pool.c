@@ -29,19 +29,6 @@ static unsigned char *room_for(struct room *room, size_t size)
     return room->memory;
 }
 
-/* Whether the request is still to run; from now on INTERRUPT reaches this thread. */
-static void start(struct native_call *call, int *error)
-{
-    struct native_slot *slot = &call->session->slots[call->slot];
-
-    pthread_mutex_lock(&slot->lock);
-    if (slot->early == call->seq)
-        *error = -EINTR;
-    else
-        slot->thread = pthread_self();
-    pthread_mutex_unlock(&slot->lock);
-}
-
 static void run_job(struct native_session *s, struct native_job *job, struct room *room)
 {
     unsigned char small[2 * REPLY_HEADER];
@@ -52,7 +39,7 @@ static void run_job(struct native_session *s, struct native_job *job, struct roo
     int error = LATER;
 
     native_decode(s, &job->frame, &call);   /* as before: it cannot fail */
-    start(&call, &error);
+    native_start(&call, &error);
     place = room_for(room, (size_t)call.header_room + call.reply_room);
     if (!place) {
         place = small;

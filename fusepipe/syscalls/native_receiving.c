@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <time.h>
 
-#define BUFFER ((size_t)128 << 10)
 #define MAX_UNSENT ((size_t)4 << 20) /* bytes of replies that wait, beyond which nothing more is taken */
 #define CHECKSUM 4u
 
@@ -28,6 +28,7 @@ struct native_connection *native_connection_new(struct native_session *s, int fd
         native_connection_drop(c);
         return NULL;
     }
+    native_watch_add(s, c);
     return c;
 }
 
@@ -144,8 +145,59 @@ static void run_now(struct native_connection *c, struct native_call *call, int *
         native_connection_drop(route);
 }
 
-/* Does with a frame what can be done here; false: it is for Python, and nothing has been done. */
-static bool handle(struct native_connection *c, struct native_frame *frame)
+static uint64_t now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/*
+ * Runs a request to its end and answers it, however long that takes: false where another thread leads now, and nothing of
+ * what is the leader's may be touched any more.
+ */
+static bool run_here(struct native_connection *c, struct native_call *call, struct native_frame *frame)
+{
+    struct native_session *s = c->session;
+    unsigned char *buffer = c->buffer, *arena = c->arena;
+    struct native_connection *route;
+    struct native_reply reply;
+    int error = LATER;
+    uint64_t job, began;
+    bool leads;
+
+    send_batch(c);                   /* nobody is to wait for this one's end */
+    native_connection_hold(c);
+    native_start(call, &error);
+    job = native_lead_begin(c, true);
+    native_watch_rouse(s);
+    began = now();
+    call->header = arena + WIRE_PREFIX;
+    call->data = arena + call->header_room;
+    native_carry_out(call, false, &error, &reply);
+    native_took(s, call->op->number, now() - began);
+    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
+    route = native_settle(call, &reply);
+    if (route) {
+        native_send_replies(route, &reply, 1);
+        native_connection_drop(route);
+    }
+    __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
+    free(frame->owned);
+    leads = native_lead_end(c, job);
+    if (!leads) {
+        free(buffer);
+        free(arena);
+    }
+    native_connection_drop(c);
+    return leads;
+}
+
+enum handled { FOR_PYTHON, HANDLED, RELIEVED };
+
+/* Does with a frame what can be done here.  Nothing has been done where it is for Python. */
+static enum handled handle(struct native_connection *c, struct native_frame *frame)
 {
     struct native_session *s = c->session;
     struct native_call call;
@@ -153,19 +205,21 @@ static bool handle(struct native_connection *c, struct native_frame *frame)
 
     if (!__atomic_load_n(&s->agreed, __ATOMIC_ACQUIRE) || __atomic_load_n(&s->draining, __ATOMIC_ACQUIRE) ||
         !native_decode(s, frame, &call))
-        return false;
+        return FOR_PYTHON;
     if (!native_begin(&call, c, (uint64_t)frame->header_size + frame->payload_size + call.reply_room, &error))
-        return false;
+        return FOR_PYTHON;
     if (call.op->quick || error != LATER) {
         if (c->batched == BATCH || c->arena_used + REPLY_HEADER + call.reply_room > ARENA)
             send_batch(c);
         if (REPLY_HEADER + call.reply_room <= ARENA)
             run_now(c, &call, &error);
     }
+    if (error == LATER && call.header_room + (size_t)call.reply_room <= ARENA && !native_is_slow(s, call.op->number))
+        return run_here(c, &call, frame) ? HANDLED : RELIEVED;
     if (error == LATER && native_run_later(c, &call, frame))
-        return true;                 /* the pool has its memory */
+        return HANDLED;              /* the pool has its memory */
     free(frame->owned);
-    return true;
+    return HANDLED;
 }
 
 /* Ends when the client reads, or the connection ends. */
@@ -197,8 +251,15 @@ void native_receive(struct native_connection *c, struct native_event *event)
         while ((next = next_frame(c, &frame, &event->reason)) > 0) {
             /* Before each frame: one receive may bring thousands of small requests for much data. */
             wait_for_room(c);
-            if (handle(c, &frame))
+            switch (handle(c, &frame)) {
+            case HANDLED:
                 continue;
+            case RELIEVED:
+                event->kind = NATIVE_RELIEVED;
+                return;
+            case FOR_PYTHON:
+                break;
+            }
             send_batch(c);
             c->given = frame.owned;
             event->kind = NATIVE_FRAME;

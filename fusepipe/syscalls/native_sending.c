@@ -248,6 +248,7 @@ void native_end_receiving(struct native_connection *c)
     c->receiving = false;
     close_if_unused(c);
     pthread_mutex_unlock(&c->send);
+    native_watch_remove(c->session, c);
 }
 
 void native_connection_sums(struct native_connection *c, bool in, bool out)

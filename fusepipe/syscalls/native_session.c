@@ -19,6 +19,7 @@ struct native_session *native_session_new(struct tables *t, int interrupt_signal
     s->pool.last = &s->pool.first;
     pthread_mutex_init(&s->pool.lock, NULL);
     pthread_cond_init(&s->pool.wake, NULL);
+    native_watch_init(&s->watch);
     for (uint32_t i = 0; i < count; i++)
         pthread_mutex_init(&s->slots[i].lock, NULL);
     return s;
@@ -48,6 +49,7 @@ void native_session_drain(struct native_session *s)
 /* Only after `native_session_stop` has returned true and every connection has been dropped by who made it. */
 void native_session_free(struct native_session *s)
 {
+    native_watch_free(s);
     for (uint32_t i = 0; i < s->slot_count; i++) {
         if (s->slots[i].route)
             native_connection_drop(s->slots[i].route);

@@ -228,6 +228,46 @@ def test_an_open_that_waits_holds_up_nobody_and_can_be_interrupted(served: Serve
         assert served.dispatched == []
 
 
+def test_whoever_leads_after_another_has_all_that_came(served: Served, leased: Path, tmp_path: Path) -> None:
+    """The thread that receives is held up again and again, with further requests of all sizes behind it."""
+    sizes = (1, 5000, 60_000, 100_000, 300_000)
+    with Client(served.connect()) as client:
+        node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
+        (tmp_path / "f").touch()
+        handle = opened(client, b"f", os.O_RDWR)
+        expected = b""
+        waits = []
+        for turn in range(6):
+            waits.append(client.send(m.OpenRequest(node, os.O_WRONLY, False, 0)))
+            tickets = []
+            for number, size in enumerate(sizes[turn % 2 :] + sizes[: turn % 2]):
+                data = bytes([turn * 16 + number]) * size
+                tickets.append(client.send(m.WriteRequest(handle, len(expected), 0), data))
+                expected += data
+            assert [client.wait(ticket).errno for ticket in tickets] == [0] * len(sizes)
+        for ticket in waits:
+            client.interrupt(ticket)
+        assert [client.wait(ticket).errno for ticket in waits] == [errno.EINTR] * len(waits)
+        assert (tmp_path / "f").read_bytes() == expected
+        assert served.dispatched == []
+
+
+def test_what_is_slow_does_not_keep_others_from_being_quick(served: Served, leased: Path) -> None:
+    """Many waits that end together, and then the same operation where it does not wait."""
+    with Client(served.connect()) as client:
+        node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
+        for _ in range(3):
+            waits = [client.send(m.OpenRequest(node, os.O_WRONLY, False, 0)) for _ in range(8)]
+            assert client.call(m.GetattrRequest(node, 0))[0] == 0
+            for ticket in waits:
+                client.interrupt(ticket)
+            assert {client.wait(ticket).errno for ticket in waits} == {errno.EINTR}
+            for _ in range(40):
+                _number, reply, _data = client.call(m.OpenRequest(node, os.O_RDONLY, False, 0))
+                client.call(m.CleanupRequest((), (reply.handle,)))
+        assert served.dispatched == []
+
+
 def test_a_client_that_does_not_read_holds_up_nobody(served: Served, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes(1 << 20))
     with Client(served.connect()) as client:
