@@ -65,7 +65,7 @@ class VolumeText(click.ParamType[Volume]):
             "for a Firecracker VM with that vsock device",
         ),
     ],
-    exit_codes=[ExitCode.VOLUME, ExitCode.CONNECT, ExitCode.NOT_PERMITTED],
+    exit_codes=[ExitCode.VOLUME, ExitCode.CONNECT, ExitCode.REFUSED, ExitCode.NOT_PERMITTED],
 )
 @click.option(
     "--listen",
@@ -168,6 +168,13 @@ class VolumeText(click.ParamType[Volume]):
     metavar="N",
     help="Mounts that one machine, or one user of the host, may have at once on an address.",
 )
+@click.option(
+    "--replace",
+    is_flag=True,
+    show_default="off",
+    help="Take the place of this user's server that runs at these addresses: its mounts go on with this one, and it "
+    "ends.  Where none runs, start as without.",
+)
 @policy_options
 @sandbox_option
 @NATIVE_OPTION
@@ -187,6 +194,7 @@ def serve(
     socket_mode: int | None,
     socket_owner: tuple[int | None, int | None] | None,
     max_sessions_per_peer: int,
+    replace: bool,
     policy: Policy,
     **logging: Any,
 ) -> int:
@@ -196,7 +204,7 @@ def serve(
     SIGTERM and SIGINT let running requests end, and then end the server.
     """
     set_up_logging(**logging)
-    from fusepipe.server import SandboxError, ServerError, serve
+    from fusepipe.server import HandoverError, SandboxError, ServerError, serve
     from fusepipe.transport import ConnectError, ListenError, SocketFile
 
     try:
@@ -227,7 +235,14 @@ def serve(
     try:
         run_until_stopped(
             lambda: serve(
-                listen, volumes, options, socket_file=SocketFile(socket_mode, *(socket_owner or ())), ready=ready
+                listen,
+                volumes,
+                options,
+                socket_file=SocketFile(socket_mode, *(socket_owner or ())),
+                ready=ready,
+                replace=replace,
+                # The one that the service manager knows is to be the other one from now on.
+                replaced=lambda pid: notify(f"MAINPID={pid}") if pid else None,
             ),
             is_ready=lambda: is_ready,
             stopping=lambda: notify("STOPPING=1"),
@@ -236,6 +251,8 @@ def serve(
         first = next(leaves(error))
         if isinstance(first, SandboxError):
             code = ExitCode.NOT_PERMITTED
+        elif isinstance(first, HandoverError):
+            code = ExitCode.REFUSED
         elif isinstance(first, ServerError):
             code = ExitCode.USAGE
         elif isinstance(first, VolumeError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fusepipe.server.access import Access
+    from fusepipe.server.handover import HandoverError
     from fusepipe.server.launching import SessionProcess, check_sandbox, start_session, try_sandbox
     from fusepipe.server.listener import serve
     from fusepipe.server.options import SandboxError, ServerError, ServerOptions
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Access",
+    "HandoverError",
     "Policy",
     "PolicyError",
     "SandboxError",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "launching": ("SessionProcess", "check_sandbox", "start_session", "try_sandbox"),
+    "handover": ("HandoverError",),
     "listener": ("serve",),
     "access": ("Access",),
     "policy": ("Policy", "PolicyError"),

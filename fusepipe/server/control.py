@@ -1,6 +1,7 @@
 """What goes over the control socket from a launcher to its session process: first what to be, then connections.
 
-Once, something comes back: what the session process could make of its sandbox.
+Something comes back: what the session process could make of its sandbox, and, when it is told to leave, what the next
+one needs.
 
 The socket is a Unix SOCK_SEQPACKET pair, so a message is whole or not there; file descriptors travel beside it
 (SCM_RIGHTS, unix(7)).  Both ends are the same version of the same program, and the guest never reaches it.
@@ -8,6 +9,7 @@ The socket is a Unix SOCK_SEQPACKET pair, so a message is whole or not there; fi
 
 import array
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
@@ -25,6 +27,9 @@ MAX_MESSAGE = 128 * 1024
 
 MAX_FDS = 250
 """Descriptors beside one message: the kernel takes 253 (unix(7))."""
+
+SAY_PATIENCE: Final = 10
+"""Seconds after which a session process goes on without what its launcher should have taken."""
 
 _ERRORS = "surrogateescape"  # names that were given on the command line may be any bytes: os.fsdecode
 
@@ -50,6 +55,8 @@ class Begin:
     """The tables are those of a process that has died."""
     pins: int = 0
     """How many descriptors come in messages of their own that were kept for it."""
+    locks: int = 0
+    """How many messages with locks come."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +74,39 @@ class Pins:
     nodes: list[int]
 
 
-Message: TypeAlias = Begin | Give | Pins | Report
+@dataclass(frozen=True)
+class Leave:
+    """Finish what runs, hand in what the next process needs (`Locks`), and end, as options.LEFT or as ever."""
+
+
+@dataclass(frozen=True)
+class Stays:
+    """The answer of a session that no other process could go on with: it serves on."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Locks:
+    """Locks that a session process held, with the open files that hold them, in this order.
+
+    owners  of fcntl(2): node, owner, handle, pid in the guest, and ranges (first, last byte and type)
+    flocks  of flock(2): handles
+    """
+
+    owners: list[tuple[int, int, int, int, list[tuple[int, int, int]]]]
+    flocks: list[int]
+
+
+Message: TypeAlias = Begin | Give | Pins | Report | Leave | Stays | Locks
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """A control socket: the launcher's end, which never blocks, and the session process's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
+    # Here, because it may not do so itself (seccomp.py).
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SAY_PATIENCE, 0))
     return ours, theirs
 
 
@@ -82,12 +115,22 @@ def send(control: socket.socket, message: Message, fds: list[int]) -> None:
 
     Raises OSError; BlockingIOError where the session process does not take its messages.
     """
-    values = [type(message).__name__, _plain(asdict(message))]
-    socket.send_fds(control, [packb(values, unicode_errors=_ERRORS)], fds)
+    send_packet(control, packb([type(message).__name__, _plain(asdict(message))], unicode_errors=_ERRORS), fds)
+
+
+def send_packet(control: socket.socket, packet: bytes, fds: list[int]) -> None:
+    """Send what `receive_packet` gave, as `send`."""
+    socket.send_fds(control, [packet], fds)
 
 
 def receive(control: socket.socket) -> tuple[Message, list[int]] | None:
     """Wait for a message; the file descriptors are the caller's.  None: the launcher has closed its end, or is gone."""
+    received = receive_packet(control)
+    return None if received is None else (decode(received[0]), received[1])
+
+
+def receive_packet(control: socket.socket) -> tuple[bytes, list[int]] | None:
+    """The same without a look at what it says.  Raises OSError, BlockingIOError among them."""
     fds = array.array("i")
     try:
         data, ancillary, _flags, _address = control.recvmsg(
@@ -97,10 +140,16 @@ def receive(control: socket.socket) -> tuple[Message, list[int]] | None:
         return None
     for _level, _kind, rights in ancillary:
         fds.frombytes(rights)
-    if not data:
-        return None
-    kind, values = unpackb(data, unicode_errors=_ERRORS)
-    return _MESSAGES[kind](values), list(fds)
+    return (data, list(fds)) if data else None
+
+
+def decode(packet: bytes) -> Message:
+    """What it says.  Raises ValueError where that is nothing."""
+    try:
+        kind, values = unpackb(packet, unicode_errors=_ERRORS)
+        return _MESSAGES[kind](values)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError("this is no message of a session process") from error
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -136,4 +185,7 @@ _MESSAGES: Final[dict[str, Callable[[dict[str, Any]], Message]]] = {
     Give.__name__: lambda values: Give(**values),
     Pins.__name__: lambda values: Pins(**values),
     Report.__name__: _report,
+    Leave.__name__: lambda values: Leave(**values),
+    Stays.__name__: lambda values: Stays(**values),
+    Locks.__name__: lambda values: Locks(**values),
 }

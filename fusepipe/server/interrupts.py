@@ -9,7 +9,7 @@ An INTERRUPT may overtake its request, since any connection can carry either: th
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -120,9 +120,11 @@ class Interrupts:
         elif seq == last_seq + 1:
             self._running.expect(slot, seq)
 
-    def interrupt_all(self) -> None:
-        """End everything early that runs now.  Called without any slot's lock."""
+    def interrupt_all(self, slots: Container[int] | None = None) -> None:
+        """End everything early that runs now, in these slots or in all.  Called without any slot's lock."""
         for slot in self.running():
+            if slots is not None and slot not in slots:
+                continue
             with self._slot_locks[slot]:
                 running = self._running.request(slot)
                 if running is not None:

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +84,30 @@ class SessionProcess:
                 self._report = report
         return self._report
 
+    async def said(self) -> tuple[bytes, list[int]] | None:
+        """Wait for the next packet that the process sends, with its descriptors; None when there can be no more."""
+        while True:
+            await trio.lowlevel.wait_readable(self._control)
+            with suppress(BlockingIOError):
+                return self.said_now()
+
+    def said_now(self) -> tuple[bytes, list[int]] | None:
+        """The same without waiting.  Raises BlockingIOError where there is none now."""
+        try:
+            return control.receive_packet(self._control)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return None
+
+    def leave(self) -> None:
+        """Tell the process to make room for the next one (control.Leave).  Raises OSError, as `give`."""
+        control.send(self._control, control.Leave(), [])
+
+    def kill(self) -> None:
+        """End the process now (SIGKILL)."""
+        self._process.kill()
+
     def give(self, sock: socket.socket, first_frame: bytes = b"", *, body_crc: bool = False) -> None:
         """Hand over a connected stream socket, which is closed here in any case.
 
@@ -104,16 +128,21 @@ class SessionProcess:
         await trio.lowlevel.checkpoint()
         return status
 
-    def give_pins(self, nodes: list[int], fds: list[int]) -> None:
-        """Send some of the descriptors that were kept for the process; they stay open here.
+    async def give_pins(self, nodes: list[int], fds: list[int]) -> None:
+        """Send some of the descriptors that were kept for the process; they stay open here.  Raises OSError."""
+        await self._patiently(lambda: control.send(self._control, control.Pins(nodes), fds))
 
-        Raises OSError; BlockingIOError where it does not take them now.
-        """
-        control.send(self._control, control.Pins(nodes), fds)
+    async def give_packet(self, packet: bytes, fds: list[int]) -> None:
+        """Send what a process before it sent (`said`); the descriptors stay open here.  Raises OSError."""
+        await self._patiently(lambda: control.send_packet(self._control, packet, fds))
 
-    async def wait_writable(self) -> None:
-        """Wait until something may be sent, or the process has ended."""
-        await trio.lowlevel.wait_writable(self._control)
+    async def _patiently(self, send: Callable[[], None]) -> None:
+        """Send when the process takes it, or has ended."""
+        while True:
+            try:
+                return send()
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._control)
 
     def terminate(self) -> None:
         """Tell the process to finish what runs and to end (SIGTERM)."""
@@ -177,7 +206,7 @@ class Tools:
     """What a session process works with; the descriptors stay the owner's.
 
     `keep` is where it sends descriptors that are to be kept for the process after it, -1: there will be none.  `pins`:
-    how many of those it is going to get.
+    how many of those it is going to get, and `locks`, how many packets with locks.
     """
 
     session_id: bytes
@@ -186,6 +215,7 @@ class Tools:
     keep: int = -1
     restored: bool = False
     pins: int = 0
+    locks: int = 0
 
 
 def launch(volume: Volume, options: ServerOptions, tools: Tools, *, trial: bool = False) -> SessionProcess:
@@ -211,6 +241,7 @@ def launch(volume: Volume, options: ServerOptions, tools: Tools, *, trial: bool 
                 trial=trial,
                 restored=tools.restored,
                 pins=tools.pins,
+                locks=tools.locks,
             )
             control.send(ours, begin, [fd for fd in (tools.memfd, tools.root, tools.keep) if fd >= 0])
             session = SessionProcess(process, ours, tools.session_id, options.drain, root)

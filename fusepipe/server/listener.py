@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -15,10 +15,15 @@ import trio
 
 from fusepipe import log
 from fusepipe.server.access import who
+from fusepipe.server.belongings import Room
+from fusepipe.server.controls import Asker, Controls
 from fusepipe.server.exposure import exposed
-from fusepipe.server.keeping import KeptSession, Room
+from fusepipe.server.giving_over import check, give_over, patience
+from fusepipe.server.handover import Ask, HandoverError, Offer, Refused
+from fusepipe.server.keeping import KeptSession
 from fusepipe.server.launching import try_sandbox
-from fusepipe.server.options import ServerError, ServerOptions
+from fusepipe.server.options import LEFT, ServerError, ServerOptions
+from fusepipe.server.replacing import PeerKey, Running, ServedSession, Taken
 from fusepipe.server.volumes import Volume, VolumeError
 from fusepipe.transport import (
     Address,
@@ -34,6 +39,8 @@ from fusepipe.transport import (
     VsockListenAddress,
     connect,
     listen,
+    place,
+    take_over,
 )
 from fusepipe.wire import PREFIX, ErrorCode, HelloRequest, RemoteProtocolError, first_frame_size, opening, refusal
 from fusepipe.wire.messages import AttachRequest, ResumeRequest
@@ -53,8 +60,6 @@ DIAL_PAUSE = 1.0
 
 _logger = log.get_logger("server")
 
-_Key: TypeAlias = tuple[str, int | None, int | None]
-"""What tells one peer from another: the address that it came to, its machine or its user."""
 _Source: TypeAlias = tuple[Address, Listener | Stream | None]
 
 
@@ -65,16 +70,21 @@ async def serve(
     *,
     socket_file: SocketFile | None = None,
     ready: Callable[[], None],
+    replace: bool = False,
+    replaced: Callable[[int], None] = lambda _pid: None,
 ) -> None:
     """Serve `volumes` on `addresses` until cancelled; `ready` is called once, when every address can be connected to.
-    `socket_file` says whose the files of Unix sockets are.
+    `socket_file` says whose the files of Unix sockets are.  With `replace` the server that runs at these addresses, if
+    there is one, hands over its sessions and sockets and ends (handover.py).
 
     Cancelling drains: nothing more is accepted, socket files are removed, sessions finish what runs and are ended, by
-    force if they take longer than `options.drain`.  Without cancelling it returns only where all addresses are `fd:`,
-    and their sessions have ended.
+    force if they take longer than `options.drain`.  Without cancelling it returns where all addresses are `fd:` and
+    their sessions have ended, and where another server has taken over: then `replaced` is called before, with the
+    other's process.
 
     This process's limit of file descriptors is raised as far as it may be.  Raises ServerError, VolumeError,
-    ListenError, and ConnectError (for `fd:`), for what is wrong at the start.
+    ListenError, and ConnectError (for `fd:`), for what is wrong at the start, HandoverError among them: then the server
+    that was to be replaced goes on.
     """
     if not addresses:
         raise ServerError("there is no address to listen on", "give at least one")
@@ -86,19 +96,46 @@ async def serve(
         volume.check()
         _check_policy(volume)
     options = options or ServerOptions()
-    if options.sandbox == "require":
+    if options.sandbox == "require" or replace:
         await try_sandbox(volumes[0], options)
     # Some descriptors for each session, and one for each connection that has not said what it wants.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
+        running = await Running.find(addresses) if replace else None
+        if running is not None:
+            stack.callback(running.close)
+            _check_apart(addresses)
+            await running.ask(addresses, named)
+        elif replace:
+            _logger.info("no server runs at these addresses, so there is none to replace")
         sources: list[_Source] = []
         for address in addresses:
-            source = await _source(address, socket_file)
-            if source is not None:
-                stack.callback(source.close)
-            sources.append((address, source))
-        await _Server(named, options).run(sources, ready)
+            if running is None or place(address) not in running.places:
+                source = await _source(address, socket_file)
+                if source is not None:
+                    stack.callback(source.close)
+                sources.append((address, source))
+        server = _Server(named, options)
+        if running is not None:
+            taken = await running.take(named, options, server.room)
+            for address in addresses:
+                if (where := place(address)) in running.places:
+                    source = _taken_source(address, taken.sources.pop(where or "", -1))
+                    if source is not None:
+                        stack.callback(source.close)
+                    sources.append((address, source))
+            _logger.info("this server goes on in place of another", pid=running.pid, sessions=len(taken.sessions))
+            server.take_over(taken)
+            await taken.aclose()
+        await server.run(sources, ready, replaced)
+
+
+def _check_apart(addresses: Sequence[Address]) -> None:
+    """Raises ServerError where two are the same, which listening on the second one would tell elsewhere."""
+    places = Counter(place(address) for address in addresses if place(address) is not None)
+    if places and places.most_common(1)[0][1] > 1:
+        raise ServerError("two of the addresses are the same", "give each of them once")
 
 
 def _check_policy(volume: Volume) -> None:
@@ -128,37 +165,122 @@ async def _source(address: Address, socket_file: SocketFile | None) -> Listener 
     return await listen(address, socket_file)
 
 
+def _taken_source(address: Address, fd: int) -> Listener | None:
+    """Where connections come from on an address that another server had; None: they are dialled."""
+    return None if fd == -1 else take_over(address, fd)
+
+
 class _Server:
     """What the tasks of one listener share."""
 
     def __init__(self, volumes: dict[bytes, Volume], options: ServerOptions) -> None:
         self._volumes = volumes
         self._options = options
-        self._sessions: dict[bytes, KeptSession] = {}
-        self._owners: dict[bytes, tuple[Volume, _Key]] = {}  # of the same sessions
-        self._room = Room()
+        self._sessions: dict[bytes, ServedSession] = {}
+        self._taken: list[ServedSession] = []
+        self._controls = Controls()
+        self._asker: Asker | None = None
+        self.room = Room()
         self._complain = log.Sparing(_logger.warning)
         self._mention = log.Sparing(_logger.info)
-        self._waiting: dict[Stream, tuple[_Key, trio.CancelScope]] = {}  # in the order in which they were accepted
+        self._waiting: dict[Stream, tuple[PeerKey, trio.CancelScope]] = {}  # in the order in which they were accepted
 
-    async def run(self, sources: list[_Source], ready: Callable[[], None]) -> None:
-        """Accept and serve, until cancelled or until nothing can come any more."""
+    def take_over(self, taken: Taken) -> None:
+        """Go on with what another server had: its sessions and control sockets.  Before `run`."""
+        self._taken, taken.sessions = taken.sessions, []
+        for where, fd in taken.controls.items():
+            self._controls.take_over(where, fd)
+        taken.controls.clear()
+
+    async def run(self, sources: list[_Source], ready: Callable[[], None], replaced: Callable[[int], None]) -> None:
+        """Accept and serve, until cancelled, or replaced, or until nothing can come any more."""
         async with trio.open_nursery() as sessions:
             try:
-                async with trio.open_nursery() as accepting:
-                    for address, source in sources:
-                        if isinstance(source, Stream):
-                            accepting.start_soon(self._greet, source, address, sessions)
-                        elif source is None:
-                            accepting.start_soon(self._dial, address, sessions)
-                        else:
-                            accepting.start_soon(self._accept, source, accepting, sessions)
-                    ready()
+                for address, _ in sources:
+                    where = place(address)
+                    if where is not None and not self._controls.at([where]):
+                        self._controls.open(where)
+                for session in self._taken:
+                    self._sessions[session.kept.session_id] = session
+                    sessions.start_soon(self._watch_over, session, True)
+                await self._take_all(sources, sessions, ready)
+                while (asker := self._asker) is not None and not await self._give_over(asker, sources, replaced):
+                    self._asker = None
+                    await self._take_all(sources, sessions, lambda: None)
             finally:
-                # At once, not after the sessions, so that clients see that nobody is here.
+                # At once, not after the sessions, so that clients see that nobody is here.  The controls before the
+                # files after which they are named: the next file may have the same number.
+                self._controls.close()
                 for _, source in sources:
                     if source is not None:
                         source.close()
+
+    async def _take_all(self, sources: list[_Source], sessions: trio.Nursery, ready: Callable[[], None]) -> None:
+        """Take connections, until cancelled, or another server wants to take over, or nothing can come any more."""
+        async with trio.open_nursery() as accepting:
+            ends = [source for _, source in sources if isinstance(source, Stream)]
+            for address, source in sources:
+                if isinstance(source, Stream):
+                    accepting.start_soon(self._greet, source, address, sessions)
+                elif source is None:
+                    accepting.start_soon(self._dial, address, sessions)
+                else:
+                    accepting.start_soon(self._accept, source, accepting, sessions)
+            if len(ends) < len(sources):
+
+                def take(asker: Asker) -> None:
+                    if self._asker is None:
+                        self._asker = asker
+                        accepting.cancel_scope.cancel()
+                    else:
+                        asker.conversation.close()
+
+                accepting.start_soon(self._controls.hear, lambda ask: self._offer(ask, sources), take)
+            ready()
+
+    # ---- another server ----
+
+    def _offer(self, ask: Ask, sources: list[_Source]) -> Offer:
+        """What a server that asks would get.  Raises HandoverError."""
+        if any(isinstance(address, FdAddress) for address, _ in sources):
+            raise HandoverError(
+                "the running server serves a connection that it inherited (fd:N), which cannot be handed over",
+                "stop it when its client has unmounted",
+            )
+        check(ask, list(self._sessions.values()))
+        own = {place(address) for address, _ in sources}
+        return Offer([where for where in ask.places if where in own], patience(self._options.drain))
+
+    async def _give_over(self, asker: Asker, sources: list[_Source], replaced: Callable[[int], None]) -> bool:
+        """Make room for another server: whether it has taken over."""
+        conversation, wanted = asker.conversation, set(asker.ask.places)
+        handed = {
+            where: source
+            for address, source in sources
+            if (where := place(address)) in wanted and where is not None and isinstance(source, Listener)
+        }
+        sessions = list(self._sessions.values())
+        _logger.info("another server takes over", pid=conversation.pid, sessions=len(sessions))
+        try:
+            await give_over(
+                asker,
+                {where: source.fd for where, source in handed.items()},
+                self._controls.at(wanted),
+                sessions,
+                self._options.drain,
+            )
+        except HandoverError as error:
+            _logger.error("the other server has not taken over, and this one goes on", cause=error.cause)
+            with suppress(HandoverError):  # it is gone
+                await conversation.say(Refused(error.cause, error.remedy))
+            return False
+        finally:
+            conversation.close()
+        for source in handed.values():
+            source.release()
+        _logger.info("another server has taken over", pid=conversation.pid, sessions=len(sessions))
+        replaced(conversation.pid)
+        return True
 
     # ---- where connections come from ----
 
@@ -271,7 +393,7 @@ class _Server:
         if isinstance(message, HelloRequest):
             session = self._begin(message, stream.peer, address, sessions)
         else:
-            session = self._find(message, stream.peer)
+            session = await self._find(message, stream.peer)
         try:
             session.process.give(stream.detach(), bytes(frame), body_crc=address.wants_body_crc)
         except (BrokenPipeError, ConnectionResetError):
@@ -283,13 +405,16 @@ class _Server:
             return False
         return True
 
-    def _find(self, message: AttachRequest | ResumeRequest, peer: Peer) -> KeptSession:
-        """The process of the session that ATTACH or RESUME names."""
+    async def _find(self, message: AttachRequest | ResumeRequest, peer: Peer) -> KeptSession:
+        """The session that ATTACH or RESUME names, when a process serves it."""
         session = self._sessions.get(message.session)
+        if session is not None:
+            await session.kept.started()
+            session = self._sessions.get(message.session)
         if session is None:
             raise RemoteProtocolError("the server does not know this session", ErrorCode.STALE)
-        _admit(self._owners[message.session][0], peer)
-        return session
+        _admit(session.volume, peer)
+        return session.kept
 
     def _begin(self, hello: HelloRequest, peer: Peer, address: Address, sessions: trio.Nursery) -> KeptSession:
         """Start the process of a new session."""
@@ -299,7 +424,7 @@ class _Server:
             raise RemoteProtocolError(f"there is no volume {name!r} on this server", ErrorCode.NO_SUCH_VOLUME)
         _admit(volume, peer)
         key = _key(address, peer)
-        own = sum(other == key for _, other in self._owners.values())
+        own = sum(other.key == key for other in self._sessions.values())
         if own >= self._options.max_sessions_per_peer:
             raise RemoteProtocolError(f"{who(peer)} has {own} sessions already", ErrorCode.LIMIT)
         if len(self._sessions) >= self._options.max_sessions:
@@ -308,15 +433,14 @@ class _Server:
         if isinstance(address, FdAddress):
             options = replace(options, session_grace=0.0)  # nobody can come back on another one
         try:
-            session = KeptSession(volume, options, self._room)
+            session = KeptSession(volume, options, self.room)
         except (OSError, VolumeError) as error:
             _logger.error("a session cannot be started", volume=volume.name, peer=str(peer), error=error)
             # The client is not told why: paths of the host are not for guests.
             text = "the volume cannot be served at present; the server's log says why"
             raise RemoteProtocolError(text, ErrorCode.FAILED) from error
-        self._sessions[session.session_id] = session
-        self._owners[session.session_id] = volume, key
-        sessions.start_soon(self._watch_over, session, volume, str(peer))
+        served = self._sessions[session.session_id] = ServedSession(session, volume, key, str(peer))
+        sessions.start_soon(self._watch_over, served, False)
         return session
 
     async def _refuse(self, stream: Stream, address: Address, error: RemoteProtocolError) -> None:
@@ -333,32 +457,38 @@ class _Server:
 
     # ---- sessions ----
 
-    async def _watch_over(self, session: KeptSession, volume: Volume, peer: str) -> None:
-        """From the beginning to the end of a session; being cancelled ends it."""
-        about: dict[str, object] = {"volume": volume.name, "peer": peer}
+    async def _watch_over(self, served: ServedSession, taken_over: bool) -> None:
+        """From the beginning to the end of a session, as far as it is this server's; being cancelled ends it."""
+        session = served.kept
+        about: dict[str, object] = {"volume": served.volume.name, "peer": served.peer}
         begin = time.monotonic()
-        _logger.info("a session began", **about, pid=session.process.pid)
+        ours = True
         try:
             async with session:
-                while session.goes_on(await session.wait()):
-                    _logger.error("a session process died, and another one goes on", **self._ended(session, about))
+                if taken_over:
+                    await session.restart()
+                else:
+                    _logger.info("a session began", **about, pid=session.process.pid)
+                while session.goes_on(status := await session.wait()):
+                    if status != LEFT:
+                        _logger.error("a session process died, and another one goes on", **about, **session.ended)
+                    ours = await session.is_ours()
+                    if not ours:
+                        break
                     await session.restart()
         except OSError as error:
             _logger.error("a session cannot go on", **about, error=error)
         finally:
             del self._sessions[session.session_id]
-            del self._owners[session.session_id]
             about |= {"seconds": round(time.monotonic() - begin, 1)}
-            status = session.process.status
-            # A session that is told to end before it has begun is ended by the signal.
-            if status in (0, -signal.SIGTERM):
-                _logger.info("a session ended", **self._ended(session, about))
+            how = session.ended.get("status")
+            if not ours:
+                _logger.info("a session is another server's now", **about, **session.ended)
+            # A session that is told to end before it has begun is ended by the signal, and one may be at rest.
+            elif how in (0, -signal.SIGTERM, LEFT):
+                _logger.info("a session ended", **about, **session.ended)
             else:
-                _logger.error("a session process died", **self._ended(session, about))
-
-    @staticmethod
-    def _ended(session: KeptSession, about: dict[str, object]) -> dict[str, object]:
-        return about | {"pid": session.process.pid, "status": session.process.status}
+                _logger.error("a session process died", **about, **session.ended)
 
 
 def _peer(stream: Stream) -> Peer:
@@ -369,7 +499,7 @@ def _peer(stream: Stream) -> Peer:
         return Peer()
 
 
-def _key(address: Address, peer: Peer) -> _Key:
+def _key(address: Address, peer: Peer) -> PeerKey:
     return str(address), peer.cid, peer.uid
 
 

@@ -71,9 +71,13 @@ class Native:
             granted.max_in_flight,
         )
 
-    def drain(self) -> None:
-        """From now on every request comes to Python."""
-        self._session.drain()
+    def drain(self, *, leaving: bool) -> None:
+        """From now on every request comes to Python; `leaving`: what is interrupted is not answered, nor done."""
+        self._session.drain(leaving=leaving)
+
+    def has_locks(self) -> None:
+        """Handles have locks already."""
+        self._session.has_locks()
 
     @property
     def unsettled(self) -> bool:

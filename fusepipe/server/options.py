@@ -15,6 +15,12 @@ MOST_REQUESTS = 256
 CANNOT_GO_ON: Final = 2
 """Exit status of a session process after which another one could do no better."""
 
+LEFT: Final = 3
+"""Exit status of a session process that has made room for the next one, as it was told."""
+
+LEAST_DRAIN: Final = 2.0
+"""Seconds that running calls get at least where another process goes on: one that is cut off may be EIO."""
+
 SandboxLevel: TypeAlias = Literal["require", "prefer", "none"]
 SANDBOX_LEVELS: Final[tuple[SandboxLevel, ...]] = ("require", "prefer", "none")
 

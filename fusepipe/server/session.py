@@ -23,6 +23,7 @@ from fusepipe.wire import (
     RemoteProtocolError,
     ServerConnection,
     ServerSession,
+    SlotKind,
     Verdict,
     encode_errno,
 )
@@ -98,7 +99,7 @@ class Session:
         self._lock = threading.Lock()
         self._native = native
         self._connections: dict[ServerConnection, Led] = {}  # replaced, never changed: readers need no lock
-        self._draining = False
+        self._draining = self._leaving = False
         self._threads = Threads("session", self._unexpected, logger)
         self._interrupts = Interrupts(slot_locks, interrupt_signal, native.running if native else None)
         self._watch: Watch | NativeWatch
@@ -179,10 +180,6 @@ class Session:
             if event is None:
                 return
             if isinstance(event, Arrived):
-                if self._draining:
-                    # The connection stays open for the replies of what runs, until `close` has seen their end.
-                    connection.end_receiving()
-                    return
                 if not self._work(connection, event):
                     return
             elif isinstance(event, Answer):
@@ -232,7 +229,9 @@ class Session:
         slot, seq = event.slot, event.seq
         try:
             with self._slot_locks[slot]:
-                verdict = connection.wire.arrive(event)
+                # Under the lock: `close` passes through it, and knows that nothing begins afterwards.
+                draining = self._draining
+                verdict = Verdict.DROP if draining else connection.wire.arrive(event)
                 if verdict in BEGINS:
                     to_run = self._interrupts.start(slot, seq)
                 elif verdict is Verdict.REPLAY:
@@ -244,6 +243,10 @@ class Session:
             connection.send(answer.header)
             self._complain("a client broke the protocol", cause=close.reason)
             self._closed(connection)
+            return False
+        if draining:
+            # The connection stays open for the replies of what runs, until `close` has seen their end.
+            connection.end_receiving()
             return False
         if verdict not in BEGINS:
             return True
@@ -272,7 +275,11 @@ class Session:
             self._slow[op] = EXPECTED_SLOW
         with self._slot_locks[slot]:
             self._interrupts.stop(slot)
-            wire = self._wire.finish(slot, seq, header, payload)
+            if self._leaving and dispatch is self._dispatch and header == encode_errno(slot, seq, errno.EINTR):
+                self._wire.undo(slot, seq)
+                wire = None
+            else:
+                wire = self._wire.finish(slot, seq, header, payload)
             route = None if wire is None else self._connections.get(wire)
             # Under the slot's lock, so that `close` can tell when the last reply has been sent.
             unsent = route is not None and route.send(header, payload)
@@ -294,10 +301,41 @@ class Session:
         where the session has ended and nobody waits for answers), and what still runs at its end is given up: it ends
         with the process.  To be called once, from a thread that is not the session's.
         """
+        given_up = self._drain(patience)
+        for connection in self._connections.values():
+            connection.shut()
+        self._watch.stop()
+        self._interrupts.close()
+        ended = self._threads.stop(0.0 if given_up else FLUSH_PATIENCE)
+        if self._native is not None:
+            self._native.stop(0.0 if given_up else FLUSH_PATIENCE, may_free=ended)
+
+    def leave(self, patience: float) -> bool:
+        """What `close` does first, for another process that goes on with the session: the client is to notice nothing.
+
+        What is interrupted is not answered, and has not run when it comes again; waits for locks are, at once.  The
+        connections stay open until this process ends, which is to be the next thing that it does.  Returns whether
+        nothing runs any more.
+        """
+        self._leaving = True
+        given_up = self._drain(patience)
+        # A request that was interrupted before it came does not count as running, and yet has to be answered.
+        end = monotonic() + FLUSH_PATIENCE
+        while not given_up and self._wire.busy and monotonic() < end:
+            sleep(0.002)
+        return not self._wire.busy
+
+    def _drain(self, patience: float) -> int:
+        """Receive nothing more, and let what runs end and be answered: how many requests were given up."""
         self._draining = True
         if self._native is not None:
-            self._native.drain()
+            self._native.drain(leaving=self._leaving)
         begin = monotonic()
+        for lock in self._slot_locks:
+            with lock:
+                pass  # whoever begins a request from now on has seen that it is too late
+        if self._leaving:
+            self._interrupts.interrupt_all(self._wire.layout.range(SlotKind.LOCK))
         grace = min(UNWANTED_PATIENCE, patience / 2) if self.ended.is_set() else patience / 2
         interrupted = False
         while self._interrupts.running() and monotonic() - begin < patience:
@@ -314,13 +352,7 @@ class Session:
         end = monotonic() + FLUSH_PATIENCE
         while self._unsent() and monotonic() < end:
             sleep(0.002)
-        for connection in self._connections.values():
-            connection.shut()
-        self._watch.stop()
-        self._interrupts.close()
-        ended = self._threads.stop(0.0 if given_up else FLUSH_PATIENCE)
-        if self._native is not None:
-            self._native.stop(0.0 if given_up else FLUSH_PATIENCE, may_free=ended)
+        return len(given_up)
 
     def _unsent(self) -> bool:
         """Whether there are replies that the clients have not got yet."""

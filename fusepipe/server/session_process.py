@@ -2,8 +2,8 @@
 
 A launcher starts it with one end of a control socket, on which it says what to be and gives connections.  It ends with
 exit status 0 when its client has been gone for the session's grace, after BYE, or after SIGTERM; with 1 after an
-unexpected error, with 2 where another process could do no better.  A launcher that dies changes nothing for the
-connections that are there, but nobody can come back.
+unexpected error, with 2 where another process could do no better, with 3 where it was told to make room for one.  A
+launcher that dies changes nothing for the connections that are there, but nobody can come back.
 
 Started for every mount, so nothing is imported that it does not use; trio above all.
 """
@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
+from enum import Enum, auto
 from time import monotonic
 from typing import NoReturn, TypeAlias
 
@@ -26,9 +27,10 @@ from fusepipe import log
 from fusepipe.server import control
 from fusepipe.server.dispatcher import dispatcher
 from fusepipe.server.handlers import HANDLERS
+from fusepipe.server.leaving import cannot_leave, hand_in, take_over
 from fusepipe.server.mounted import mounts_below
 from fusepipe.server.native import Native
-from fusepipe.server.options import CANNOT_GO_ON, FDS_PER_REQUEST, ServerOptions
+from fusepipe.server.options import CANNOT_GO_ON, FDS_PER_REQUEST, LEAST_DRAIN, LEFT, ServerOptions
 from fusepipe.server.sandbox import Sandbox, enter
 from fusepipe.server.session import Session
 from fusepipe.server.settling import in_slot, settling
@@ -114,7 +116,7 @@ def _run(channel: socket.socket, pid: int) -> int:
     remembered, given = None, list[_Given]()
     if begin.restored:
         remembered = tables.memory.remembered()
-        given = _restore(channel, sandbox.root, mounted, tables, begin.pins)
+        given = _restore(channel, sandbox.root, mounted, tables, begin)
         if not _can_go_on(tables, remembered, logger):
             return CANNOT_GO_ON
     for fd in (memfd, sandbox.root, sandbox.proc_fd):
@@ -141,6 +143,8 @@ def _run(channel: socket.socket, pid: int) -> int:
     )
     if shared is not None and wire.agreed is not None:
         shared.agreed(wire.agreed)
+    if shared is not None and begin.locks:
+        shared.has_locks()
     dispatch = dispatcher(tables, HANDLERS, logger)
     session = Session(
         wire,
@@ -156,14 +160,40 @@ def _run(channel: socket.socket, pid: int) -> int:
     )
     for sock, give in given:
         session.add(sock, give.first_frame, body_crc=give.body_crc)
-    if not _take_connections(channel, woken, stop, session, begin.options.session_grace):
+    end = _End.STAYS
+    while end is _End.STAYS:
+        end = _take_connections(channel, woken, stop, session, begin.options.session_grace)
+        if end is _End.LEAVES and (cause := cannot_leave(tables)):
+            control.send(channel, control.Stays(cause), [])
+            end = _End.STAYS
+    if end is _End.AWAY:
         logger.info("the client has not come back in time", seconds=begin.options.session_grace)
+    # One that no client has yet, or nobody wants any more, ends.
+    if end is _End.LEAVES and begin.options.session_grace > 0 and wire.agreed and not session.ended.is_set():
+        session.leave(max(begin.options.drain, LEAST_DRAIN))
+        if not session.ended.is_set():
+            hand_in(channel, tables)
+            logger.info("a session process makes room for another one")
+            return LEFT
     session.close(begin.options.drain)
     logger.debug("a session process ends", **tables.statistics())
     return 1 if session.failed else 0
 
 
 _Given: TypeAlias = tuple[socket.socket, control.Give]
+
+
+class _End(Enum):
+    """Why no more connections are taken."""
+
+    STAYS = auto()
+    """They are."""
+    ENDED = auto()
+    """The session has ended, or SIGTERM came, or nobody can give any more."""
+    AWAY = auto()
+    """The client has been away for the session's grace."""
+    LEAVES = auto()
+    """Another process is to go on."""
 
 
 class _Stop:
@@ -182,19 +212,26 @@ def _wake(pipe: int) -> None:
         os.write(pipe, b"\0")
 
 
-def _restore(channel: socket.socket, root: int, mounted: list[bytes], tables: Tables, pins: int) -> "list[_Given]":
+def _restore(
+    channel: socket.socket, root: int, mounted: list[bytes], tables: Tables, begin: control.Begin
+) -> "list[_Given]":
     """Make known to the tables what another process knew beside them: the connections that came meanwhile."""
     for path in mounted:
         with suppress(OSError):  # it is gone, or hidden by another one
             tables.tree.know_filesystem(root, path)
     given: list[_Given] = []
-    while pins:
+    pins, locks = begin.pins, begin.locks
+    while pins or locks:
         received = control.receive(channel)
         if received is None:
             break
         message, fds = received
         if isinstance(message, control.Give):
             given.append((socket.socket(fileno=fds[0]), message))
+            continue
+        if isinstance(message, control.Locks):
+            take_over(message, fds, tables)
+            locks -= 1
             continue
         assert isinstance(message, control.Pins)
         for node, fd in zip(message.nodes, fds, strict=bool(fds)):
@@ -244,11 +281,10 @@ def _tell(channel: socket.socket, sandbox: Sandbox, begin: control.Begin, logger
     return not begin.trial and not refused
 
 
-def _take_connections(channel: socket.socket, woken: int, stop: _Stop, session: Session, grace: float) -> bool:
-    """Give the session what arrives on the control socket, until it ends or SIGTERM comes.
+def _take_connections(channel: socket.socket, woken: int, stop: _Stop, session: Session, grace: float) -> _End:
+    """Give the session what arrives on the control socket, until it is to end or to leave, or SIGTERM comes.
 
-    False where it ends because its client has been away for `grace` seconds.  A launcher that is gone leaves a session
-    that has no connection with nothing to wait for.
+    A launcher that is gone leaves a session that has no connection with nothing to wait for.
     """
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -258,9 +294,9 @@ def _take_connections(channel: socket.socket, woken: int, stop: _Stop, session: 
         since = session.waits_since
         left = None if since is None else since + grace - monotonic()
         if left is not None and left <= 0:
-            return False
+            return _End.AWAY
         if not (launcher or session.connected):
-            return True
+            return _End.ENDED
         # Ends with the session or its last connection, with a signal (they write to the pipe), or with a message.
         ready = {fd for fd, _ in poll.poll(None if left is None else min(left * 1000 + 1, LONGEST_POLL))}
         if woken in ready:
@@ -272,9 +308,11 @@ def _take_connections(channel: socket.socket, woken: int, stop: _Stop, session: 
                 launcher = False
                 continue
             message, fds = received
+            if isinstance(message, control.Leave):
+                return _End.LEAVES
             assert isinstance(message, control.Give)
             session.add(socket.socket(fileno=fds[0]), message.first_frame, body_crc=message.body_crc)
-    return True
+    return _End.ENDED
 
 
 def _raise_fd_limit() -> int:

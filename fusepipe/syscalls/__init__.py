@@ -14,6 +14,7 @@ from .sandbox import (
     renounce_privileges,
 )
 from .tree import (
+    TABLES_VERSION,
     AttributeChanges,
     Attributes,
     EntryNumbers,
@@ -26,6 +27,7 @@ from .tree import (
 )
 
 __all__ = [
+    "TABLES_VERSION",
     "AttributeChanges",
     "Attributes",
     "Ended",

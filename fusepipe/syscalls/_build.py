@@ -44,6 +44,7 @@ SOURCES = (
     "session",
     "settling",
     "slots",
+    "succession",
     "xattrs",
 )
 WIRE = os.path.join(os.path.dirname(FOLDER), "wire")
@@ -53,6 +54,8 @@ ffi = FFI()
 ffi.cdef(
     """
     #define IOCTL_ROOM ...
+    #define HANDLE_LOCKED ...
+    #define TABLES_VERSION ...
 
     struct tables;
     struct counters {
@@ -97,7 +100,7 @@ ffi.cdef(
     int settle_removal(struct tables *t, uint64_t parent, const char *name, size_t size);
     int settle_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
                       const char *new_name, size_t new_size, uint32_t flags);
-    void handle_locked(struct tables *t, uint64_t handle);
+    void handle_note_lock(struct tables *t, uint64_t handle, uint32_t lock, bool held);
     int tables_know_filesystem(struct tables *t, int root, const char *path);
     bool tables_by_handle(const struct tables *t);
     void tables_keep(struct tables *t, int fd);
@@ -158,6 +161,12 @@ ffi.cdef(
     int lock_set(int fd, uint32_t type, uint64_t start, uint64_t end, bool wait);
     int lock_get(int fd, uint32_t type, uint64_t start, uint64_t end, uint64_t *found);
     int tree_flock(struct tables *t, uint64_t handle, uint32_t type, bool wait);
+    uint64_t succession_without_handle(struct tables *t);
+    void succession_pins(struct tables *t);
+    void succession_no_locks(struct tables *t);
+    uint32_t succession_flocked(struct tables *t, uint64_t after, uint64_t *handles, int *fds, uint32_t room);
+    int succession_restore_lock(struct tables *t, uint64_t handle, int fd);
+    int succession_restore_flock(struct tables *t, uint64_t handle, int fd);
     int tree_opendir(struct tables *t, uint64_t node, uint64_t *handle);
     int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries);
     int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count, const uint64_t *handles,
@@ -184,7 +193,8 @@ ffi.cdef(
                                               void (*report_wrong)(void *, uint64_t *, uint32_t), void *context);
     void native_session_agree(struct native_session *s, uint32_t request_slots, uint32_t cleanup_slots,
                               uint32_t connections, uint32_t max_read, uint32_t max_name, uint64_t max_in_flight);
-    void native_session_drain(struct native_session *s);
+    void native_session_drain(struct native_session *s, bool leaving);
+    void native_session_has_locks(struct native_session *s);
     bool native_session_stop(struct native_session *s, double patience);
     void native_session_free(struct native_session *s);
     uint32_t native_session_unsettled(const struct native_session *s);

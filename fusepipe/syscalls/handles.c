@@ -32,7 +32,7 @@ int handle_new(struct tables *t, const struct used *inode, int fd, uint32_t flag
     }
     if (row) {
         r = &t->handle_rows[row];
-        r->flags = flags & ~((uint32_t)(O_CREAT | O_EXCL | O_TRUNC) | HANDLE_LOCKED);
+        r->flags = flags & ~((uint32_t)(O_CREAT | O_EXCL | O_TRUNC) | HANDLE_LOCKS);
         r->node = inode->node;
         t->handles[row] = (struct handle){ .fd = fd };
         store_word(&r->word, r->word | 1);
@@ -47,7 +47,8 @@ int handle_new(struct tables *t, const struct used *inode, int fd, uint32_t flag
     return -ENFILE;
 }
 
-static uint32_t live_row(const struct tables *t, uint64_t handle)
+/* The row of a handle that is known, or 0.  Wants handles_lock. */
+uint32_t handle_row_locked(const struct tables *t, uint64_t handle)
 {
     uint32_t row = row_of(handle);
 
@@ -95,10 +96,10 @@ int handle_use(struct tables *t, uint64_t handle, bool directory, struct used_ha
     int error = 0;
 
     pthread_mutex_lock(&t->handles_lock);
-    used->row = live_row(t, handle);
+    used->row = handle_row_locked(t, handle);
     if (used->row) {
         used->fd = t->handles[used->row].fd;
-        used->flags = t->handle_rows[used->row].flags & ~HANDLE_LOCKED;
+        used->flags = t->handle_rows[used->row].flags & ~HANDLE_LOCKS;
         used->node = t->handle_rows[used->row].node;
         if (directory != ((used->flags & HANDLE_OF_DIRECTORY) != 0)) {
             used->row = 0;
@@ -123,10 +124,10 @@ bool handle_use_quick(struct tables *t, uint64_t handle, struct used_handle *use
     bool ready = false;
 
     pthread_mutex_lock(&t->handles_lock);
-    used->row = live_row(t, handle);
+    used->row = handle_row_locked(t, handle);
     if (used->row) {
         used->fd = t->handles[used->row].fd;
-        used->flags = t->handle_rows[used->row].flags & ~HANDLE_LOCKED;
+        used->flags = t->handle_rows[used->row].flags & ~HANDLE_LOCKS;
         used->node = t->handle_rows[used->row].node;
         ready = used->fd >= 0 && !(used->flags & HANDLE_OF_DIRECTORY);
         if (ready) {
@@ -189,7 +190,7 @@ int handle_release(struct tables *t, uint64_t number)
     uint32_t row;
 
     pthread_mutex_lock(&t->handles_lock);
-    row = live_row(t, number);
+    row = handle_row_locked(t, number);
     if (row) {
         node = t->handle_rows[row].node;
         store_word(&t->handle_rows[row].word, ((t->handle_rows[row].word >> 1) + 1) << 1);
@@ -214,21 +215,21 @@ bool handle_was_used(struct tables *t, uint64_t handle)
     bool used;
 
     pthread_mutex_lock(&t->handles_lock);
-    row = live_row(t, handle);
+    row = handle_row_locked(t, handle);
     used = row && t->handles[row].used;
     pthread_mutex_unlock(&t->handles_lock);
     return used;
 }
 
-/* A lock has been set by way of this handle. */
-void handle_locked(struct tables *t, uint64_t handle)
+/* A lock of this kind (HANDLE_LOCKED, HANDLE_FLOCKED) is held by way of the handle, or none is. */
+void handle_note_lock(struct tables *t, uint64_t handle, uint32_t lock, bool held)
 {
     uint32_t row;
 
     pthread_mutex_lock(&t->handles_lock);
-    row = live_row(t, handle);
+    row = handle_row_locked(t, handle);
     if (row)
-        t->handle_rows[row].flags |= HANDLE_LOCKED;
+        t->handle_rows[row].flags = held ? t->handle_rows[row].flags | lock : t->handle_rows[row].flags & ~lock;
     pthread_mutex_unlock(&t->handles_lock);
 }
 
@@ -268,9 +269,9 @@ void handles_rebuild(struct tables *t)
             word = ((word >> 1) + 1) << 1;   /* its inode went first; nothing can be done with it */
             store_word(&r->word, word);
         }
-        if (word & 1 && r->flags & HANDLE_LOCKED) {
-            t->counters.lost_locks++;
-            r->flags &= ~HANDLE_LOCKED;
+        if (word & 1 && r->flags & HANDLE_LOCKS) {
+            t->counters.lost_locks++;        /* unless it comes: succession.c */
+            r->flags &= ~HANDLE_LOCKS;
         }
         if (word & 1) {
             t->inodes[inode].handles++;

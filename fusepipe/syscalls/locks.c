@@ -112,10 +112,12 @@ int tree_flock(struct tables *t, uint64_t handle, uint32_t type, bool wait)
     error = handle_use(t, handle, false, &used);
     if (error)
         return error;
+    if (type == F_UNLCK)             /* before, so that another thread's new lock is not taken for none */
+        handle_note_lock(t, handle, HANDLE_FLOCKED, false);
     if (flock(used.fd, operations[type] | (wait ? 0 : LOCK_NB)))
         error = -errno;
     else if (type != F_UNLCK)
-        handle_locked(t, handle);
+        handle_note_lock(t, handle, HANDLE_FLOCKED, true);
     handle_done(t, &used);
     return error;
 }

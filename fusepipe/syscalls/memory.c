@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #define MAGIC 0x31656c6261547046ull  /* "FpTable1" */
-#define VERSION 2u
 #define PAGE 4096u
 #define CHUNK (1u << 18)             /* bytes of rows that get their pages at once */
 
@@ -35,7 +34,7 @@ int allocate_rows(struct tables *t, uint64_t base, size_t row_size, uint32_t lim
  */
 int tables_create(uint32_t slots, uint32_t inodes, uint32_t handles)
 {
-    struct tables_header h = { .magic = MAGIC, .version = VERSION, .slots = slots, .max_inodes = inodes,
+    struct tables_header h = { .magic = MAGIC, .version = TABLES_VERSION, .slots = slots, .max_inodes = inodes,
                                .max_handles = handles, .inodes = 1, .handles = 1 };
     int fd, error;
 
@@ -60,7 +59,7 @@ int tables_create(uint32_t slots, uint32_t inodes, uint32_t handles)
 
 static bool valid(const struct tables_header *h, uint64_t size)
 {
-    return h->magic == MAGIC && h->version == VERSION && h->size == size && h->slots && h->inodes >= 1 &&
+    return h->magic == MAGIC && h->version == TABLES_VERSION && h->size == size && h->slots && h->inodes >= 1 &&
            h->handles >= 1 && h->inodes <= h->max_inodes && h->handles <= h->max_handles &&
            h->slots_at == pages(sizeof *h) &&
            h->handles_at == h->slots_at + pages(h->slots * (uint64_t)sizeof(struct slot_row)) &&

@@ -63,9 +63,10 @@ struct native_session {
     struct tables *t;
     uint32_t slot_count, request_slots, cleanup_slots, max_read, max_name;
     uint64_t max_in_flight;
-    uint64_t in_flight;              /* atomic, like the four below */
+    uint64_t in_flight;              /* atomic, like the five below */
     uint32_t unsettled;              /* replies that have been made and not been sent */
     bool agreed, draining;
+    bool leaving;                    /* what is interrupted now has not run: the next process is asked again */
     bool locks_used;                 /* handles may have locks, which are Python's: it takes all releases from then on */
     int interrupt_signal;
     void (*report_wrong)(void *context, uint64_t *numbers, uint32_t count);
@@ -180,7 +181,7 @@ const struct native_op *native_op(uint32_t number);
 bool native_decode(struct native_session *s, const struct native_frame *frame, struct native_call *call);
 bool native_begin(struct native_call *call, struct native_connection *c, uint64_t in_flight, int *error);
 void native_carry_out(struct native_call *call, bool quick, int *error, struct native_reply *reply);
-struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply);
+struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply, int error);
 void native_start(struct native_call *call, int *error);
 bool native_is_slow(struct native_session *s, uint32_t number);
 void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds);
@@ -207,7 +208,8 @@ struct native_session *native_session_new(struct tables *t, int interrupt_signal
                                           void (*report_wrong)(void *, uint64_t *, uint32_t), void *context);
 void native_session_agree(struct native_session *s, uint32_t request_slots, uint32_t cleanup_slots,
                           uint32_t connections, uint32_t max_read, uint32_t max_name, uint64_t max_in_flight);
-void native_session_drain(struct native_session *s);
+void native_session_drain(struct native_session *s, bool leaving);
+void native_session_has_locks(struct native_session *s);
 bool native_session_stop(struct native_session *s, double patience);
 void native_session_free(struct native_session *s);
 uint32_t native_session_unsettled(const struct native_session *s);

@@ -78,9 +78,13 @@ class NativeSession:
             self._session, request_slots, cleanup_slots, connections, max_read, max_name, max_in_flight
         )
 
-    def drain(self) -> None:
-        """From now on every request is handed to Python."""
-        lib.native_session_drain(self._session)
+    def drain(self, *, leaving: bool) -> None:
+        """From now on every request is handed to Python; `leaving`: what is interrupted is not answered, nor done."""
+        lib.native_session_drain(self._session, leaving)
+
+    def has_locks(self) -> None:
+        """Handles have locks, which releases have to end."""
+        lib.native_session_has_locks(self._session)
 
     @property
     def unsettled(self) -> bool:

@@ -48,8 +48,9 @@ bool native_begin(struct native_call *call, struct native_connection *c, uint64_
 
     pthread_mutex_lock(&slot->lock);
     word = slot_load(s->t, call->slot);
-    runs = __atomic_load_n(&c->current, __ATOMIC_ACQUIRE) && call->seq == (word >> 10) + 1 && !(word & 1) &&
-           native_slot_charge(s, call->slot, in_flight);
+    /* Under the lock: who drains passes through it, and knows that nothing begins afterwards. */
+    runs = __atomic_load_n(&c->current, __ATOMIC_ACQUIRE) && !__atomic_load_n(&s->draining, __ATOMIC_ACQUIRE) &&
+           call->seq == (word >> 10) + 1 && !(word & 1) && native_slot_charge(s, call->slot, in_flight);
     if (runs && slot_store(s->t, call->slot, call->seq, call->op->number, 1)) {
         native_slot_discharge(s, call->slot);
         runs = false;
@@ -129,21 +130,27 @@ void native_carry_out(struct native_call *call, bool quick, int *error, struct n
                                     call->data_size, { 0 } };
 }
 
-/* Notes that the request has run: the connection to send the reply on, with a reference, or NULL. */
-struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply)
+/*
+ * Notes that the request has run, with `error` (0 or -errno): the connection to send the reply on, with a reference, or
+ * NULL.
+ */
+struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply, int error)
 {
     struct native_session *s = call->session;
     struct native_slot *slot = &s->slots[call->slot];
     struct native_connection *route = NULL;
+    const bool undone = error == -EINTR && __atomic_load_n(&s->leaving, __ATOMIC_ACQUIRE);
 
     pthread_mutex_lock(&slot->lock);
     native_slot_end(s, call->slot);
-    if (wire_repeatable(call->op->number))
+    if (undone)
+        slot_store(s->t, call->slot, call->seq, call->op->number, 0);
+    else if (wire_repeatable(call->op->number))
         slot_store(s->t, call->slot, call->seq, call->op->number, 2);
     else
         slot_keep(s->t, call->slot, call->header, reply->header_size, call->data, reply->payload_size);
     native_slot_discharge(s, call->slot);
-    if (slot->route && __atomic_load_n(&slot->route->current, __ATOMIC_ACQUIRE)) {
+    if (!undone && slot->route && __atomic_load_n(&slot->route->current, __ATOMIC_ACQUIRE)) {
         route = slot->route;
         native_connection_hold(route);
     }

@@ -50,7 +50,7 @@ static void run_job(struct native_session *s, struct native_job *job, struct roo
     call.data = place + call.header_room;
     native_carry_out(&call, false, &error, &reply);
     __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
-    route = native_settle(&call, &reply);
+    route = native_settle(&call, &reply, error);
     if (route) {
         native_send_replies(route, &reply, 1);
         native_connection_drop(route);

@@ -132,7 +132,7 @@ static void run_now(struct native_connection *c, struct native_call *call, int *
     if (*error == LATER)
         return;
     __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
-    route = native_settle(call, reply);
+    route = native_settle(call, reply, *error);
     if (route == c) {
         c->batched++;
         c->arena_used += (REPLY_HEADER + call->data_size + 15) & ~(size_t)15;
@@ -178,7 +178,7 @@ static bool run_here(struct native_connection *c, struct native_call *call, stru
     native_carry_out(call, false, &error, &reply);
     native_took(s, call->op->number, now() - began);
     __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
-    route = native_settle(call, &reply);
+    route = native_settle(call, &reply, error);
     if (route) {
         native_send_replies(route, &reply, 1);
         native_connection_drop(route);

@@ -40,10 +40,20 @@ void native_session_agree(struct native_session *s, uint32_t request_slots, uint
     __atomic_store_n(&s->agreed, s->pool.ids != NULL, __ATOMIC_RELEASE);
 }
 
-/* From now on every request goes to Python, which knows that the end is near. */
-void native_session_drain(struct native_session *s)
+/*
+ * From now on every request goes to Python, which knows that the end is near.  `leaving`: a request that is interrupted is
+ * not answered, but has not been made: it comes again to the next process.
+ */
+void native_session_drain(struct native_session *s, bool leaving)
 {
+    __atomic_store_n(&s->leaving, leaving, __ATOMIC_RELEASE);
     __atomic_store_n(&s->draining, true, __ATOMIC_RELEASE);
+}
+
+/* Handles have locks that came from the process before. */
+void native_session_has_locks(struct native_session *s)
+{
+    __atomic_store_n(&s->locks_used, true, __ATOMIC_RELEASE);
 }
 
 /* Only after `native_session_stop` has returned true and every connection has been dropped by who made it. */

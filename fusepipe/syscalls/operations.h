@@ -132,6 +132,14 @@ int lock_set(int fd, uint32_t type, uint64_t start, uint64_t end, bool wait);
 int lock_get(int fd, uint32_t type, uint64_t start, uint64_t end, uint64_t *found);
 int tree_flock(struct tables *t, uint64_t handle, uint32_t type, bool wait);
 
+/* succession.c */
+uint64_t succession_without_handle(struct tables *t);
+void succession_pins(struct tables *t);
+void succession_no_locks(struct tables *t);
+uint32_t succession_flocked(struct tables *t, uint64_t after, uint64_t *handles, int *fds, uint32_t room);
+int succession_restore_lock(struct tables *t, uint64_t handle, int fd);
+int succession_restore_flock(struct tables *t, uint64_t handle, int fd);
+
 /* directories.c */
 int tree_opendir(struct tables *t, uint64_t node, uint64_t *handle);
 int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries);

@@ -33,6 +33,7 @@
 #define REPLY_ROOM 496               /* bytes of a kept reply; all but READDIR's are shorter */
 #define REPLY_ELSEWHERE UINT32_MAX   /* the reply was too long: it is in the process that made it (long_replies) */
 #define SECRET_ROOM 32
+#define TABLES_VERSION 2u            /* of what stands in the memfd */
 #define OPENING_ROOM 1024
 
 /* ---- in the memfd ------------------------------------------------------------------------------------------------ */
@@ -277,9 +278,12 @@ bool handle_use_quick(struct tables *t, uint64_t handle, struct used_handle *use
 void handle_done(struct tables *t, struct used_handle *used);
 int handle_release(struct tables *t, uint64_t handle);
 bool handle_was_used(struct tables *t, uint64_t handle);
-void handle_locked(struct tables *t, uint64_t handle);
+void handle_note_lock(struct tables *t, uint64_t handle, uint32_t lock, bool held);
+uint32_t handle_row_locked(const struct tables *t, uint64_t handle);
 #define HANDLE_OF_DIRECTORY ((uint32_t)O_DIRECTORY)   /* in handle_row.flags */
-#define HANDLE_LOCKED (1u << 31)     /* beside them: locks were set by it, which end with the process */
+#define HANDLE_LOCKED (1u << 31)     /* beside them: locks of fcntl(2) were set by it, which end with the process */
+#define HANDLE_FLOCKED (1u << 30)    /* it has a lock of flock(2), or had one a moment ago */
+#define HANDLE_LOCKS (HANDLE_LOCKED | HANDLE_FLOCKED)
 struct directory *handle_directory(struct tables *t, const struct used_handle *used);
 
 /* keeping.c: flags of the replies to OPEN and CREATE */

@@ -2,7 +2,7 @@
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +18,9 @@ EntryNumbers: TypeAlias = tuple[int, ...]
 MAX_TRANSFER = 1 << 26
 """Most bytes that one READ or READDIR can ask for here; what a session allows is far less."""
 
+TABLES_VERSION: int = lib.TABLES_VERSION
+"""Of what stands in the memfd: another one's tables cannot be gone on with."""
+
 _ATTRIBUTES = Struct("=9QqQqQqQ")
 _ENTRY = Struct("=10QqQqQqQ")
 _STATFS = Struct("=8Q")
@@ -27,6 +30,7 @@ _TARGET_ROOM = 4097  # PATH_MAX and one more, to see that nothing was cut
 
 _NO_ID = 0xFFFFFFFF
 _SECRET_SIZE = 32
+_TOGETHER = 250
 _SETTLED = {int(lib.SETTLED_NOT_DONE): False, int(lib.SETTLED_DONE): True}
 
 _uninitialised = ffi.new_allocator(should_clear_after_alloc=False)
@@ -451,8 +455,39 @@ class Tree:
         return not lib.pin_restore(self._tables, node, fd)
 
     def note_lock(self, handle: int) -> None:
-        """A lock has been set by way of this handle, which the end of this process ends."""
-        lib.handle_locked(self._tables, handle)
+        """A lock of fcntl(2) has been set by way of this handle, which the end of this process ends."""
+        lib.handle_note_lock(self._tables, handle, lib.HANDLE_LOCKED, True)
+
+    # ---- making room for another process, while nothing runs
+
+    @property
+    def without_handle(self) -> int:
+        """How many inodes nothing could open again."""
+        return int(lib.succession_without_handle(self._tables))
+
+    def keep_nameless(self) -> None:
+        """Sends, where `keep` says, descriptors of what lost its last name without our doing."""
+        lib.succession_pins(self._tables)
+
+    def note_no_locks(self) -> None:
+        """No handle has locks of fcntl(2), but those that `note_lock` names afterwards."""
+        lib.succession_no_locks(self._tables)
+
+    def flocked(self) -> Iterator[tuple[int, int]]:
+        """The handles that have locks of flock(2), and their descriptors, which stay the tree's."""
+        handles, fds = ffi.new("uint64_t[]", _TOGETHER), ffi.new("int[]", _TOGETHER)
+        last = 0
+        while count := lib.succession_flocked(self._tables, last, handles, fds, _TOGETHER):
+            yield from zip(ffi.unpack(handles, count), ffi.unpack(fds, count), strict=True)
+            last = handles[count - 1]
+
+    def restore_lock(self, handle: int, fd: int) -> bool:
+        """Takes a descriptor of `lock_open` that another process had; whether it is of any use."""
+        return not lib.succession_restore_lock(self._tables, handle, fd)
+
+    def restore_flock(self, handle: int, fd: int) -> bool:
+        """Takes the descriptor of a handle that has a lock; whether it is of any use."""
+        return not lib.succession_restore_flock(self._tables, handle, fd)
 
     # ---- what the connections share: never two calls at once
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         parse_target,
     )
     from fusepipe.transport.connecting import ConnectError, connect, connector
-    from fusepipe.transport.listening import Listener, ListenError, OutOfResources, listen
+    from fusepipe.transport.listening import Listener, ListenError, OutOfResources, listen, take_over
     from fusepipe.transport.peers import Peer, peer_of
+    from fusepipe.transport.places import place
     from fusepipe.transport.sending import Buffer, send_limit, send_now
     from fusepipe.transport.socket_file import SocketFile
     from fusepipe.transport.streams import Stream
@@ -47,8 +48,10 @@ __all__ = [
     "listen",
     "parse_target",
     "peer_of",
+    "place",
     "send_limit",
     "send_now",
+    "take_over",
 ]
 
 _HOMES = {
@@ -64,8 +67,9 @@ _HOMES = {
         "parse_target",
     ),
     "connecting": ("ConnectError", "connect", "connector"),
-    "listening": ("ListenError", "Listener", "OutOfResources", "listen"),
+    "listening": ("ListenError", "Listener", "OutOfResources", "listen", "take_over"),
     "peers": ("Peer", "peer_of"),
+    "places": ("place",),
     "sending": ("Buffer", "send_limit", "send_now"),
     "socket_file": ("SocketFile",),
     "streams": ("Stream",),

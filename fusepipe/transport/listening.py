@@ -79,6 +79,16 @@ class Listener(trio.abc.Listener[Stream]):
         self.close()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def fd(self) -> int:
+        """The listening socket's descriptor, which stays the listener's."""
+        return self._socket.fileno()
+
+    def release(self) -> None:
+        """Close the socket here, where another process goes on listening on it: its file stays."""
+        self._path = None
+        self.close()
+
     def close(self) -> None:
         """What `aclose` does, without giving other tasks a turn."""
         if self._socket.fileno() != -1:
@@ -105,6 +115,16 @@ async def listen(address: Address, file: SocketFile | None = None) -> Listener:
     if isinstance(address, VsockListenAddress):
         return _listen_vsock(address, VMADDR_CID_ANY, address.port)
     raise ListenError(address, "this kind of address cannot listen", f"use {UnixAddress.form} or {VsockAddress.form}")
+
+
+def take_over(address: Address, fd: int) -> Listener:
+    """Go on listening where another process has listened, on its socket, which is this one's from now on."""
+    path = None
+    if isinstance(address, UnixAddress):
+        path = address.path
+    elif isinstance(address, FirecrackerAddress):
+        path = address.socket_path
+    return Listener(address, socket.socket(fileno=fd), path)
 
 
 # ---- Unix ----

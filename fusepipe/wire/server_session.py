@@ -73,7 +73,7 @@ from .messages import (
     ResumeRequest,
     Secret,
 )
-from .slots import BEGINS, ServerSlotStore, SlotLayout, Verdict, finish, judge
+from .slots import BEGINS, ServerSlotStore, SlotLayout, SlotState, Verdict, finish, judge
 
 MAX_WAITING: Final = 16
 """How many connections may wait for their CONFIRM; one more takes the place of the oldest."""
@@ -429,6 +429,19 @@ class ServerSession:
         self.traffic.discharge(slot)
         route = self.traffic.route(slot)
         return route if route is not None and route.current else None
+
+    def undo(self, slot: int, seq: int) -> None:
+        """A request that began has had no effect and is not answered: it is to come again.  Under the slot's lock."""
+        record = self.store.load(slot)
+        if record.seq == seq and record.state == SlotState.RUNNING:
+            self.store.undone(slot)
+            self.traffic.discharge(slot)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs.  To be called with no slot's lock held."""
+        with self._all_slots():
+            return any(self.store.load(slot).state == SlotState.RUNNING for slot in range(self.layout.total))
 
     # -- for ServerConnection
 

@@ -61,7 +61,7 @@ class SlotState(IntEnum):
     """What became of the request that a slot carries."""
 
     FREE = 0
-    """There was none, or a store that outlived its process says that it is to run when it comes again."""
+    """There was none, or it is to run when it comes again: to this process, or to the next one."""
     RUNNING = 1
     DONE = 2
     BROKEN = 3
@@ -104,6 +104,9 @@ class ServerSlotStore(Protocol):
 
     def done(self, slot: int, kept: Kept | None) -> None:
         """The request has run: state DONE.  `kept` is its reply, None for a repeatable operation."""
+
+    def undone(self, slot: int) -> None:
+        """The request has not run after all: state FREE, so that it runs when it comes again."""
 
     def reply(self, slot: int) -> Kept | None:
         """The reply that `done` was given; not None where the state is DONE and the operation is not repeatable."""
@@ -195,6 +198,10 @@ class ListServerStore:
         self._kept[slot] = kept
         seq, _, op = self._records[slot]
         self._records[slot] = SlotRecord(seq, _DONE, op)
+
+    def undone(self, slot: int) -> None:
+        seq, _, op = self._records[slot]
+        self._records[slot] = SlotRecord(seq, _FREE, op)
 
     def reply(self, slot: int) -> Kept | None:
         return self._kept[slot]

@@ -75,8 +75,11 @@ class Serving:
         volumes: Sequence[Volume],
         options: ServerOptions | None,
         socket_file: SocketFile | None,
+        replace: bool = False,
     ) -> None:
         self._socket_file = socket_file
+        self._replace = replace
+        self.replaced_by: list[int] = []
         self.ready = threading.Event()
         self.error: BaseException | None = None
         self._addresses = [Address.parse(address) for address in addresses]
@@ -98,7 +101,13 @@ class Serving:
         with trio.CancelScope() as scope:
             self._cancel = lambda: token.run_sync_soon(scope.cancel)
             await serve(
-                self._addresses, self._volumes, self._options, socket_file=self._socket_file, ready=self.ready.set
+                self._addresses,
+                self._volumes,
+                self._options,
+                socket_file=self._socket_file,
+                ready=self.ready.set,
+                replace=self._replace,
+                replaced=self.replaced_by.append,
             )
 
     def stop(self) -> None:
@@ -113,9 +122,10 @@ def serving(
     options: ServerOptions | None = None,
     *,
     socket_file: SocketFile | None = None,
+    replace: bool = False,
 ) -> Iterator[Serving]:
     """A listener that is ready, and is stopped afterwards."""
-    server = Serving(addresses, volumes, options, socket_file)
+    server = Serving(addresses, volumes, options, socket_file, replace)
     server.thread.start()
     try:
         assert server.ready.wait(PATIENCE)

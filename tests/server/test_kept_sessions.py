@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fusepipe.server.keeping import Pins, Room
+from fusepipe.server.belongings import Pins, Room
 
 
 @pytest.fixture

@@ -297,6 +297,22 @@ def test_an_inherited_connection_is_served_to_its_end(tmp_path: Path) -> None:
         assert not server.thread.is_alive()
 
 
+def accepted(vmm: socket.socket) -> socket.socket:
+    """A connection that was dialled through a VMM's socket."""
+    sock, _ = vmm.accept()
+    sock.settimeout(PATIENCE)
+    try:
+        line = b""
+        while not line.endswith(b"\n"):
+            line += sock.recv(1)
+        assert line == b"CONNECT 52\n"
+        sock.sendall(b"OK 1024\n")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Vmm:
     """Stands for Firecracker with a guest that listens: hands out the connections that were dialled."""
 
@@ -307,14 +323,7 @@ class Vmm:
         self.sock.listen()
 
     def accept(self) -> socket.socket:
-        sock, _ = self.sock.accept()
-        sock.settimeout(PATIENCE)
-        line = b""
-        while not line.endswith(b"\n"):
-            line += sock.recv(1)
-        assert line == b"CONNECT 52\n"
-        sock.sendall(b"OK 1024\n")
-        return sock
+        return accepted(self.sock)
 
 
 def test_a_guest_that_listens_is_dialled_as_often_as_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,6 +347,36 @@ def test_a_guest_that_listens_is_dialled_as_often_as_it_asks(tmp_path: Path, mon
                 assert one.call(m.GetattrRequest(1, 0))[0] == 0
                 one.bye()
         until(lambda: not sessions())
+
+
+@pytest.mark.parametrize("grace", [600.0, 0.1])
+def test_a_guest_that_is_away_is_dialled_until_it_listens_again(tmp_path: Path, grace: float) -> None:
+    """It loses all connections at once, and its VMM is gone for a while: its session lasts for the grace."""
+    socket_path, options = tmp_path / "v", ServerOptions(session_grace=grace)
+    with ExitStack() as stack:
+        vmm = stack.enter_context(Vmm(socket_path).sock)
+        stack.enter_context(serving([f"firecracker-connect:{socket_path}:52"], [volume(tmp_path / "a")], options))
+        one = stack.enter_context(Client(accepted(vmm), body_crc=True))
+        one.attach(accepted(vmm))
+        assert one.call(m.GetattrRequest(1, 0))[0] == 0
+        unused = accepted(vmm)
+        socket_path.unlink()
+        vmm.close()
+        for sock in (unused, *(sock for sock, _ in one.connections)):
+            sock.close()
+        until(lambda: grace > 1 or not sessions())
+        again = stack.enter_context(Vmm(socket_path).sock)
+        one.come_back(accepted(again))
+        if grace > 1:
+            assert one.call(m.GetattrRequest(1, 0))[0] == 0
+            one.bye()
+        else:
+            assert one.refused is not None
+            assert one.refused.code is ErrorCode.STALE
+            one.close()
+        with Client(accepted(again), body_crc=True) as another:
+            assert another.call(m.GetattrRequest(1, 0))[0] == 0
+            another.bye()
 
 
 def test_something_that_is_no_vmm_is_complained_about_once(

@@ -1,12 +1,15 @@
 """The fcntl locks of a session: an open file of the host for each inode and lock owner.
 
-They are held in the session process alone: they end with it, whatever becomes of the tables.  What is noted here of
-ranges and pids is for GETLK, and tells when an owner has no lock left; who gets a lock is decided by the host's kernel.
+They are held in the session process alone: they end with it, whatever becomes of the tables, unless it hands the open
+files on to the process that comes after it (`held`, `restore`).  What is noted here of ranges and pids is for GETLK,
+and tells when an owner has no lock left; who gets a lock is decided by the host's kernel.
 """
 
 import errno
 import os
 import threading
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from ...syscalls import Tree
 from .ranges import UNLOCK, Range, Ranges, changed
@@ -20,6 +23,17 @@ AT_MOST = 2
 
 END = (1 << 63) - 1
 """The last byte of a range that has no end."""
+
+
+class HeldLocks(NamedTuple):
+    """What one process tells the next one of an owner's locks on one inode.  `fd`: the open file that has them."""
+
+    node: int
+    owner: int
+    handle: int
+    pid: int
+    ranges: Ranges
+    fd: int
 
 
 class _Owner:
@@ -126,6 +140,32 @@ class Locks:
         """How many owners have locks, each file counted for itself."""
         with self._lock:
             return sum(1 for owners in self._nodes.values() for owner in owners.values() if owner.ranges)
+
+    def held(self) -> Iterator["HeldLocks"]:
+        """The locks of each owner, for another process.  No call may be running.
+
+        Only what is here is noted from then on as lost with this process.
+        """
+        self._tree.note_no_locks()
+        for owners in self._nodes.values():
+            for owner in owners.values():
+                if owner.ranges:
+                    self._tree.note_lock(owner.handle)
+                    yield HeldLocks(owner.node, owner.owner, owner.handle, owner.pid, owner.ranges, owner.fd)
+
+    def restore(self, held: "HeldLocks") -> bool:
+        """Takes the locks of an owner, with the descriptor, over from another process; False where they are lost.
+
+        Before the first call of any other method.
+        """
+        if not self._tree.restore_lock(held.handle, held.fd):
+            return False
+        owner = _Owner(held.node, held.owner, held.fd)
+        owner.pid, owner.ranges, owner.handle = held.pid, held.ranges, held.handle
+        self._nodes.setdefault(held.node, {})[held.owner] = owner
+        self._handles.setdefault(held.handle, set()).add(owner)
+        self._ranges += len(held.ranges)
+        return True
 
     def close(self) -> None:
         """Ends all locks.  No call may be running."""

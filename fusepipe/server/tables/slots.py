@@ -39,6 +39,11 @@ class SlotStore:
         else:
             self._tree.slot_keep(self._checked(slot), kept.header, kept.payload)
 
+    def undone(self, slot: int) -> None:
+        """The request has not run after all: it runs when it comes again."""
+        record = self.load(slot)
+        self._tree.slot_store(slot, record.seq, record.op, SlotState.FREE)
+
     def reply(self, slot: int) -> Kept | None:
         """The reply that `done` was given."""
         record = self.load(slot)
