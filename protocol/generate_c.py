@@ -27,6 +27,9 @@ TAKE = {
 }
 
 
+NONE: list[Any] = []
+
+
 class Writer:
     """Makes the text of native_messages.h from the table."""
 
@@ -48,9 +51,10 @@ class Writer:
             for kind, third in (("request", f"WIRE_{op['name'].upper()}"), ("reply", "0")):
                 if all(self._known(field[1]) for field in op[kind]):
                     name = f"{op['name']}_{kind}"
-                    self._type(name, op[kind])
-                    self._put(name, op[kind], third)
-                    self._get(name, op[kind], nested=False)
+                    attached = op.get("attached", []) if kind == "reply" else []
+                    self._type(name, op[kind], attached)
+                    self._put(name, op[kind], third, attached)
+                    self._get(name, op[kind], attached, nested=False)
         self.out.append("\n#endif\n")
 
     def text(self) -> str:
@@ -76,9 +80,10 @@ class Writer:
     def _member(self, kind: str) -> str:
         return MEMBER.get(kind) or ("struct wire_bytes" if kind in BYTES else f"struct wire_{kind}")
 
-    def _type(self, name: str, fields: list[Any]) -> None:
-        if fields:
-            members = "".join(f"\t{self._member(field[1])} {field[0]};\n" for field in fields)
+    def _type(self, name: str, fields: list[Any], attached: list[Any] = NONE) -> None:
+        if fields or attached:
+            members = "".join(f"\t{self._member(field[1])} {field[0]};\n" for field in [*fields, *attached])
+            members += "\tuint32_t attached; /* how many of the last members are there */\n" if attached else ""
             self.out.append(f"\nstruct wire_{name} {{\n{members}}};\n")
 
     def _puts(self, fields: list[Any]) -> str:
@@ -96,16 +101,20 @@ class Writer:
             f"{{\n\tto = wire_put_array(to, {len(fields)});\n{self._puts(fields)}\treturn to;\n}}\n"
         )
 
-    def _put(self, name: str, fields: list[Any], third: str) -> None:
-        parameter = f", const struct wire_{name} *message" if fields else ""
+    def _put(self, name: str, fields: list[Any], third: str, attached: list[Any]) -> None:
+        parameter = f", const struct wire_{name} *message" if fields or attached else ""
         head = f"unsigned char *wire_put_{name}(unsigned char *to, uint64_t slot, uint64_t seq{parameter})"
         numbers = "".join(f"\tto = wire_put_uint(to, {number});\n" for number in ("slot", "seq", third))
+        puts_attached = "".join(
+            f"\tif (message->attached > {index})\n\t{self._puts([field])}" for index, field in enumerate(attached)
+        )
         self.out.append(
-            f"\nstatic inline {head}\n{{\n\tto = wire_put_array(to, {3 + len(fields)});\n"
-            f"{numbers}{self._puts(fields)}\treturn to;\n}}\n"
+            f"\nstatic inline {head}\n{{\n"
+            f"\tto = wire_put_array(to, {3 + len(fields)}{' + message->attached' if attached else ''});\n"
+            f"{numbers}{self._puts(fields)}{puts_attached}\treturn to;\n}}\n"
         )
 
-    def _get(self, name: str, fields: list[Any], *, nested: bool) -> None:
+    def _get(self, name: str, fields: list[Any], attached: list[Any] = NONE, *, nested: bool) -> None:
         required = sum(len(field) < 3 for field in fields)
         takes = []
         for index, (field, kind, *since) in enumerate(fields):
@@ -114,15 +123,22 @@ class Writer:
             else:
                 take = f"message->{field} = {TAKE.get(kind, 'wire_take_bytes(reader)')}"
             takes.append(f"\tif (count > {index})\n\t\t{take};\n" if since else f"\t{take};\n")
+        for index, (field, kind) in enumerate(attached, len(fields)):
+            takes.append(f"\tif (count > {index})\n\t\twire_get_{kind}(reader, &message->{field});\n")
+        if attached:
+            most = len(fields) + len(attached)
+            there = f"(count < {most} ? count : {most})" + (f" - {len(fields)}" if fields else "")
+            takes.append(f"\tmessage->attached = {there};\n")
         result, count = ("void", "\tconst uint32_t count = wire_take_array(reader);\n\n") if nested else ("bool", "")
         parameters = "struct wire_reader *reader" + ("" if nested else ", uint32_t count")
-        if fields:
+        if fields or attached:
             parameters += f", struct wire_{name} *message"
-        body = "\tmemset(message, 0, sizeof *message);\n" if fields else ""
+        body = "\tmemset(message, 0, sizeof *message);\n" if fields or attached else ""
         if required:
             body += f"\tif (count < {required})\n\t\treader->bad = true;\n"
         body += "".join(takes)
-        left = f"count > {len(fields)} ? count - {len(fields)} : 0" if fields else "count"
+        known = len(fields) + len(attached)
+        left = f"count > {known} ? count - {known} : 0" if known else "count"
         if nested:
             body += f"\tfor (uint32_t left = {left}; left && !reader->bad; left--)\n\t\twire_skip(reader, 2);\n"
         else:

@@ -89,7 +89,7 @@ CDEF = """
 
     struct native_policy {
         uint64_t entry_seconds, attr_seconds;
-        uint32_t entry_nanoseconds, attr_nanoseconds, keep, max_name, max_read, max_write;
+        uint32_t entry_nanoseconds, attr_nanoseconds, known, keep, max_name, max_read, max_write;
         bool negative, direct, no_flush, writeback;
         bool opcodes[64];
         ...;

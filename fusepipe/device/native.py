@@ -38,6 +38,10 @@ OPCODES = frozenset(
 """The requests that native code can answer, by the numbers of the kernel's include/uapi/linux/fuse.h."""
 
 
+KNOWN_MILLISECONDS = 250
+"""How old may be what a reply has said and native code answers for the server; never older than attributes may be."""
+
+
 class NativeEvent(IntFlag):
     """What the threads have to say."""
 
@@ -135,7 +139,7 @@ class Native:
         said.attr_seconds, said.attr_nanoseconds = divmod(int(policy.attr_seconds * 1e9), 1_000_000_000)
         said.negative, said.direct = policy.entry_seconds > 0, policy.direct
         said.no_flush, said.writeback = policy.no_flush, policy.write_back
-        said.keep, said.max_name = policy.keep, policy.max_name
+        said.known, said.keep, said.max_name = KNOWN_MILLISECONDS, policy.keep, policy.max_name
         said.max_read, said.max_write = policy.max_read, policy.max_write
         for opcode in range(len(said.opcodes)):
             said.opcodes[opcode] = opcode in OPCODES

@@ -91,15 +91,14 @@ static bool done_with(struct native_request *request)
 {
 	if (given_back(&request->header, request->clone))
 		return true;
+	if (known_answers(request))
+		return true;
 	switch (native_look_at(request)) {
 	case FATE_SEND:
 		native_start(request);
 		return false;
 	case FATE_TOO_LONG:
 		clones_answer(request->clone, request->header.unique, ENAMETOOLONG, NULL, 0);
-		return true;
-	case FATE_NO_XATTR:
-		clones_answer(request->clone, request->header.unique, ENODATA, NULL, 0);
 		return true;
 	default:
 		hand_on(request);

@@ -7,7 +7,6 @@
 
 #include "current.h"
 #include "filter.h"
-#include "native_known.h"
 #include "native_messages.h"
 #include "native_policy.h"
 
@@ -76,8 +75,6 @@ enum native_fate native_look_at(struct native_request *request)
 	const struct fuse_in_header *in = &request->header;
 	const void *arguments = in + 1;
 
-	if (in->opcode == FUSE_SETXATTR)
-		known_forget(in->nodeid);
 	if (in->opcode >= sizeof native_policy.opcodes || !native_policy.opcodes[in->opcode])
 		return FATE_PYTHON;
 	request->payload_size = request->reply_size = 0;
@@ -103,10 +100,7 @@ enum native_fate native_look_at(struct native_request *request)
 		request->payload_size = write->size;
 		return FATE_SEND;
 	}
-	case FUSE_GETXATTR:
-		if (!strcmp(name_of(in), "security.capability") && known_new(in->nodeid))
-			return FATE_NO_XATTR;
-		/* it is none of a file; the kernel allows no longer one (XATTR_NAME_MAX) */
+	case FUSE_GETXATTR: /* its name is none of a file; the kernel allows no longer one (XATTR_NAME_MAX) */
 		return strlen(name_of(in)) < 256 ? FATE_SEND : FATE_PYTHON;
 	case FUSE_SYMLINK:
 		if (strlen(second_of(in)) > LONGEST_TARGET)

@@ -14,7 +14,6 @@ enum native_fate {
 	FATE_PYTHON,   /* nothing that native code knows, or something unusual */
 	FATE_SEND,     /* its payload and the size of its reply are set */
 	FATE_TOO_LONG, /* a name is too long: to be answered ENAMETOOLONG */
-	FATE_NO_XATTR, /* there is no such attribute, as is known: to be answered ENODATA */
 };
 
 enum native_fate native_look_at(struct native_request *request);

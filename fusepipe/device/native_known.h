@@ -1,8 +1,14 @@
 /*
- * What the server has said before the kernel asks, so that it need not be asked again.
+ * What the server has said before the kernel asks, so that it need not be asked again:
  *
- * Good once, for as long as the kernel may keep attributes: nothing is known here that the kernel could not have kept
- * itself, and where attributes may not be kept nothing is known.
+ * - A file that CREATE has made has no `security.capability`.  The kernel asks for that before the first write to an inode,
+ *   and never again once it was told that there is none.
+ * - What a directory is like after a change of its names.  The kernel drops the attributes that it has with each such change
+ *   and asks for them with the next path that goes through the directory.
+ *
+ * Each is good once, for a short while after its request was read, and never for longer than the kernel may keep attributes.
+ * All that the guest changes itself comes by here, as a request and as a reply, and makes what it may touch unknown both
+ * times; attributes that came with a reply are known only where nothing did that since its request was read.
  *
  * Thread-safe.  One lock, a leaf.
  */
@@ -12,17 +18,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "native_request.h"
+
+/* A request was read: whether it is answered, since what it asks for is known. */
+bool known_answers(struct native_request *request);
+
 /*
- * A file has just been made, so it has no `security.capability`: the kernel asks for that before the first write of an inode,
- * and never again once it was told that there is none.
+ * A request has been carried out; before the kernel is answered.  `attr` are attributes of the directories that it has
+ * changed: of none, of the one that it names first, or of both.
  */
-void known_add_new(uint64_t node);
+void known_changed(const struct native_request *request, const struct fuse_attr_out *attr, uint32_t count);
 
-/* Whether that is known of the node; it is not known any more afterwards. */
-bool known_new(uint64_t node);
-
-/* The node gets an attribute. */
-void known_forget(uint64_t node);
+/* CREATE has made this file. */
+void known_add_new(const struct native_request *request, uint64_t node);
 
 void known_clear(void);
 

@@ -17,6 +17,7 @@ struct native_policy {
 	uint64_t attr_seconds;	/* for which attributes are good */
 	uint32_t entry_nanoseconds;
 	uint32_t attr_nanoseconds;
+	uint32_t known;		  /* how old may be what is answered for the server (native_known.h): milliseconds */
 	uint32_t keep;		  /* what OPEN asks for: milliseconds for which pages may be kept */
 	uint32_t max_name;	  /* bytes; a longer name is refused here */
 	uint32_t max_read;	  /* bytes of a READ or READDIR */

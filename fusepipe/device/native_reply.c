@@ -42,6 +42,8 @@ struct answer {
 		struct fuse_write_out write;
 		struct fuse_getxattr_out xattr;
 	};
+	struct fuse_attr_out changed[2]; /* of directories */
+	uint32_t changed_count;
 	void *memory; /* to be freed */
 	int error;    /* instead of the body */
 };
@@ -79,6 +81,13 @@ static bool take_entry(struct reply *reply, struct answer *answer)
 	return true;
 }
 
+/* The next directory that the request has changed is like that since. */
+static void add_changed(struct answer *answer, const struct wire_attr *attr)
+{
+	if (attr->mode)
+		native_attr_out(&answer->changed[answer->changed_count++], attr);
+}
+
 static bool take_create(struct reply *reply, struct answer *answer)
 {
 	struct wire_create_reply message;
@@ -88,8 +97,11 @@ static bool take_create(struct reply *reply, struct answer *answer)
 	if (reply->late) {
 		give_back_node(message.entry.node);
 		given_back_handle(message.handle);
-	} else if (message.flags & OPENED_NEW) {
-		known_add_new(message.entry.node);
+	} else {
+		if (message.flags & OPENED_NEW)
+			known_add_new(reply->request, message.entry.node);
+		if (message.attached)
+			add_changed(answer, &message.parent);
 	}
 	native_entry_out(&answer->entry, &message.entry);
 	answer->open = (struct fuse_open_out){ .fh = message.handle, .open_flags = open_flags(message.flags) };
@@ -200,6 +212,31 @@ static bool take_page(struct reply *reply, struct answer *answer)
 	return size >= 0;
 }
 
+/* UNLINK and RMDIR; a reply of the one is one of the other, too. */
+static bool take_removed(struct reply *reply, struct answer *answer)
+{
+	struct wire_unlink_reply message;
+
+	if (!wire_get_unlink_reply(&reply->reader, reply->head.fields, &message))
+		return false;
+	if (message.attached)
+		add_changed(answer, &message.parent);
+	return true;
+}
+
+static bool take_renamed(struct reply *reply, struct answer *answer)
+{
+	struct wire_rename_reply message;
+
+	if (!wire_get_rename_reply(&reply->reader, reply->head.fields, &message))
+		return false;
+	if (message.attached)
+		add_changed(answer, &message.parent);
+	if (message.attached > 1)
+		add_changed(answer, &message.new_parent);
+	return true;
+}
+
 static bool take(struct reply *reply, struct answer *answer)
 {
 	switch (reply->request->header.opcode) {
@@ -223,6 +260,12 @@ static bool take(struct reply *reply, struct answer *answer)
 		return take_write(reply, answer);
 	case FUSE_GETXATTR:
 		return take_xattr(reply, answer);
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+		return take_removed(reply, answer);
+	case FUSE_RENAME:
+	case FUSE_RENAME2:
+		return take_renamed(reply, answer);
 	case FUSE_READDIRPLUS:
 		return take_page(reply, answer);
 	case FUSE_READ:
@@ -276,6 +319,7 @@ static const char *answer_reply(struct reply *reply)
 	const bool understood = take(reply, &answer);
 	int result = 0;
 
+	known_changed(request, answer.changed, understood && !reply->late ? answer.changed_count : 0);
 	if (!reply->late && (!understood || answer.error))
 		answer_error(request, answer.error ? answer.error : unexpected(request));
 	else if (!reply->late)

@@ -22,6 +22,7 @@ struct native_request {
 	uint32_t reply_size; /* bytes of payload that the reply may have */
 	uint32_t clone;	     /* that read it */
 	uint32_t size;
+	uint64_t read_at, changes; /* native_known.c's own */
 	int failed_with;     /* the errno with which it has failed once for want of space, or 0 */
 	union {
 		struct fuse_in_header header;

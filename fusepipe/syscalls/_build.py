@@ -117,10 +117,11 @@ ffi.cdef(
     int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry);
     int tree_readlink(struct tables *t, uint64_t node, char *target, size_t room);
     int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name, size_t size, uint64_t *entry);
-    int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size);
-    int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size);
+    int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *parent_attr);
+    int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *parent_attr);
     int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
-                    const char *new_name, size_t new_size, uint32_t flags);
+                    const char *new_name, size_t new_size, uint32_t flags, uint64_t *parent_attr,
+                    uint64_t *new_parent_attr);
     int tree_mknod(struct tables *t, uint64_t parent, const char *name, size_t size, uint32_t mode, uint64_t rdev,
                    const struct identity *identity, uint64_t *entry);
     int tree_mkdir(struct tables *t, uint64_t parent, const char *name, size_t size, uint32_t mode,
@@ -129,7 +130,7 @@ ffi.cdef(
                      size_t target_size, const struct identity *identity, uint64_t *entry);
     int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size, uint32_t flags, uint32_t mode,
                     bool kill, const struct identity *identity, uint64_t *entry, uint64_t *handle,
-                    uint32_t *reply_flags);
+                    uint32_t *reply_flags, uint64_t *parent_attr);
     int tree_getattr(struct tables *t, uint64_t node, uint64_t handle, uint64_t *attr);
     int tree_setattr(struct tables *t, uint64_t node, uint64_t handle, const struct attribute_changes *changes,
                      uint64_t *attr);

@@ -160,7 +160,8 @@ static int enter_opened(struct tables *t, int fd, uint32_t flags, uint64_t *entr
 }
 
 int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size, uint32_t flags, uint32_t mode,
-                bool kill, const struct identity *identity, uint64_t *entry, uint64_t *handle, uint32_t *reply_flags)
+                bool kill, const struct identity *identity, uint64_t *entry, uint64_t *handle, uint32_t *reply_flags,
+                uint64_t *parent_attr)
 {
     struct used directory;
     struct acting acting;
@@ -179,6 +180,8 @@ int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size
     fd = create_or_open(t, directory.fd, name, flags, mode, kill, &made);
     act_as_server(t, &acting);
     error = fd < 0 ? fd : enter_opened(t, fd, open_flags(flags), entry, handle, reply_flags);
+    if (!error)
+        put_changed(t, &directory, parent_attr);
     inode_done(t, &directory);
     if (error) {
         if (fd >= 0)

@@ -46,6 +46,17 @@ void put_attributes(const struct tables *t, uint32_t filesystem, const struct st
     attr[14] = (uint64_t)st->st_ctim.tv_nsec;
 }
 
+/* What a directory is like after a change, where somebody wants to know (NULL: nobody). */
+void put_changed(const struct tables *t, const struct used *directory, uint64_t *attr)
+{
+    struct stat st = { 0 };
+
+    if (attr && fstat(directory->fd, &st))
+        attr[1] = 0;
+    else if (attr)
+        put_attributes(t, directory->filesystem, &st, attr);
+}
+
 /* The entry of an open inode; takes `fd` (O_PATH). */
 static int enter_fd(struct tables *t, int fd, uint64_t *entry)
 {
@@ -217,7 +228,8 @@ int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name
     return error;
 }
 
-static int remove_name(struct tables *t, uint64_t parent, const char *name, size_t size, int flags)
+static int remove_name(struct tables *t, uint64_t parent, const char *name, size_t size, int flags,
+                       uint64_t *parent_attr)
 {
     const struct leaving nothing = { 0 };
     struct leaving victim;
@@ -237,19 +249,21 @@ static int remove_name(struct tables *t, uint64_t parent, const char *name, size
         else   /* some filesystems leave a removed directory its link count */
             leaving_gone(t, &victim, flags & AT_REMOVEDIR || victim.st.st_nlink == 1);
     }
+    if (!error)
+        put_changed(t, &directory, parent_attr);
     leaving_done(t, &victim);
     inode_done(t, &directory);
     return error;
 }
 
-int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size)
+int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *parent_attr)
 {
-    return remove_name(t, parent, name, size, 0);
+    return remove_name(t, parent, name, size, 0, parent_attr);
 }
 
-int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size)
+int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *parent_attr)
 {
-    return remove_name(t, parent, name, size, AT_REMOVEDIR);
+    return remove_name(t, parent, name, size, AT_REMOVEDIR, parent_attr);
 }
 
 /* Looks at one of RENAME's names.  0 or -errno: whether the guest may take it from what has it; it may be nobody's. */
@@ -275,7 +289,8 @@ static bool surely_gone(const struct leaving *old, const struct leaving *victim)
 
 /* With the flags of renameat2(2); a name that is renamed over loses its inode as unlink does. */
 int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
-                const char *new_name, size_t new_size, uint32_t flags)
+                const char *new_name, size_t new_size, uint32_t flags, uint64_t *parent_attr,
+                uint64_t *new_parent_attr)
 {
     const bool replaces = !(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE));
     struct leaving old, victim;
@@ -307,6 +322,10 @@ int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size
             error = -errno;
         else if (replaces && victim.there)
             leaving_gone(t, &victim, surely_gone(&old, &victim));
+    }
+    if (!error) {
+        put_changed(t, &from, parent_attr);
+        put_changed(t, &to, new_parent_attr);
     }
     leaving_done(t, &old);
     leaving_done(t, &victim);

@@ -16,7 +16,7 @@
 
 #include "native_messages.h"
 
-#define REPLY_HEADER 256u            /* bytes: a prefix and the longest header of a native reply without a long value */
+#define REPLY_HEADER 512u            /* bytes: a prefix and the longest header of a native reply without a long value */
 #define MAX_GROUPS 32u               /* supplementary groups of who makes something; Python takes any number */
 #define LATER (-WIRE_ERRNO_MAX - 1)  /* no errno: it cannot be done without waiting */
 

@@ -53,6 +53,14 @@ static struct wire_attr attributes(const uint64_t *n)
     };
 }
 
+/* What a reply says of a directory that it has changed, where that is known: whether it is. */
+static bool attach(struct wire_attr *to, const uint64_t *n)
+{
+    if (n[1])
+        *to = attributes(n);
+    return n[1];
+}
+
 static struct wire_entry entry_of(const uint64_t *n)
 {
     return (struct wire_entry){ .node = n[0], .attr = attributes(n + 1) };
@@ -106,10 +114,13 @@ READ(unlink)
 RUN(unlink)
 {
     const struct wire_unlink_request *r = &call->request.unlink;
+    struct wire_unlink_reply reply;
+    uint64_t attr[15];
     struct name name;
 
-    *error = tree_unlink(call->session->t, r->parent, c_name(&name, r->name), r->name.size);
-    return EMPTY(unlink);
+    *error = tree_unlink(call->session->t, r->parent, c_name(&name, r->name), r->name.size, attr);
+    reply.attached = !*error && attach(&reply.parent, attr);
+    return FILLED(unlink);
 }
 
 READ(rmdir)
@@ -121,10 +132,13 @@ READ(rmdir)
 RUN(rmdir)
 {
     const struct wire_rmdir_request *r = &call->request.rmdir;
+    struct wire_rmdir_reply reply;
+    uint64_t attr[15];
     struct name name;
 
-    *error = tree_rmdir(call->session->t, r->parent, c_name(&name, r->name), r->name.size);
-    return EMPTY(rmdir);
+    *error = tree_rmdir(call->session->t, r->parent, c_name(&name, r->name), r->name.size, attr);
+    reply.attached = !*error && attach(&reply.parent, attr);
+    return FILLED(rmdir);
 }
 
 READ(rename)
@@ -136,11 +150,17 @@ READ(rename)
 RUN(rename)
 {
     const struct wire_rename_request *r = &call->request.rename;
+    const bool two = r->parent != r->new_parent;
+    struct wire_rename_reply reply;
+    uint64_t attr[15], new_attr[15];
     struct name name, new_name;
 
     *error = tree_rename(call->session->t, r->parent, c_name(&name, r->name), r->name.size, r->new_parent,
-                         c_name(&new_name, r->new_name), r->new_name.size, r->flags);
-    return EMPTY(rename);
+                         c_name(&new_name, r->new_name), r->new_name.size, r->flags, attr, two ? new_attr : NULL);
+    reply.attached = !*error && attach(&reply.parent, attr);
+    if (reply.attached && two)
+        reply.attached += attach(&reply.new_parent, new_attr);
+    return FILLED(rename);
 }
 
 READ(mkdir)
@@ -348,14 +368,15 @@ RUN(create)
     const struct wire_create_request *r = &call->request.create;
     struct wire_create_reply reply;
     uint32_t groups[MAX_GROUPS];
-    uint64_t entry[16];
+    uint64_t entry[16], attr[15];
     struct name name;
 
     *error = tree_create(call->session->t, r->parent, c_name(&name, r->name), r->name.size, r->flags, r->mode, r->kill,
                          &(struct identity){ r->uid, r->gid, groups, take_groups(groups, r->groups), r->umask }, entry, &reply.handle,
-                         &reply.flags);
+                         &reply.flags, attr);
     if (!*error)
         reply.entry = entry_of(entry);
+    reply.attached = !*error && attach(&reply.parent, attr);
     return FILLED(create);
 }
 

@@ -58,10 +58,15 @@ int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size
 int tree_lookup_quick(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *entry);
 int tree_readlink(struct tables *t, uint64_t node, char *target, size_t room);
 int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name, size_t size, uint64_t *entry);
-int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size);
-int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size);
+/*
+ * `parent_attr` (and RENAME's `new_parent_attr`, of another directory) may be NULL; else they get the directory's attributes
+ * after the change, or 0 as its mode where they are not known.
+ */
+int tree_unlink(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *parent_attr);
+int tree_rmdir(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t *parent_attr);
 int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
-                const char *new_name, size_t new_size, uint32_t flags);
+                const char *new_name, size_t new_size, uint32_t flags, uint64_t *parent_attr,
+                uint64_t *new_parent_attr);
 
 /* creating.c */
 int tree_mknod(struct tables *t, uint64_t parent, const char *name, size_t size, uint32_t mode, uint64_t rdev,
@@ -72,7 +77,7 @@ int tree_symlink(struct tables *t, uint64_t parent, const char *name, size_t siz
                  size_t target_size, const struct identity *identity, uint64_t *entry);
 int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size, uint32_t flags, uint32_t mode,
                 bool kill, const struct identity *identity, uint64_t *entry, uint64_t *handle,
-                uint32_t *reply_flags);
+                uint32_t *reply_flags, uint64_t *parent_attr);
 
 int tree_tmpfile(struct tables *t, uint64_t parent, uint32_t flags, uint32_t mode, const struct identity *identity,
                  uint64_t *entry, uint64_t *handle, uint32_t *reply_flags);
@@ -176,5 +181,6 @@ int sandbox_filter(const void *program, size_t size);
 int check_name(const char *name, size_t size);
 int enter_name(struct tables *t, int directory, const char *name, uint64_t *entry);
 void put_attributes(const struct tables *t, uint32_t filesystem, const struct stat *st, uint64_t *attr);
+void put_changed(const struct tables *t, const struct used *directory, uint64_t *attr);
 
 #endif

@@ -185,15 +185,16 @@ class Tree:
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Removes a name; an inode that the guest knows stays within its reach."""
-        check(lib.tree_unlink(self._tables, parent, name, len(name)))
+        check(lib.tree_unlink(self._tables, parent, name, len(name), ffi.NULL))
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Removes an empty directory."""
-        check(lib.tree_rmdir(self._tables, parent, name, len(name)))
+        check(lib.tree_rmdir(self._tables, parent, name, len(name), ffi.NULL))
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """renameat2(2)."""
-        check(lib.tree_rename(self._tables, parent, name, len(name), new_parent, new_name, len(new_name), flags))
+        names = (parent, name, len(name), new_parent, new_name, len(new_name))
+        check(lib.tree_rename(self._tables, *names, flags, ffi.NULL, ffi.NULL))
 
     # ---- creating
 
@@ -227,7 +228,7 @@ class Tree:
         room = self._room
         who = _identity(identity)
         answer = (room.numbers, room.handle, room.count)
-        check(lib.tree_create(self._tables, parent, name, len(name), flags, mode, kill, who[0], *answer))
+        check(lib.tree_create(self._tables, parent, name, len(name), flags, mode, kill, who[0], *answer, ffi.NULL))
         return _ENTRY.unpack_from(room.view), room.handle[0], room.count[0]
 
     def tmpfile(self, parent: int, flags: int, mode: int, identity: Identity) -> tuple[EntryNumbers, int, int]:

@@ -695,18 +695,29 @@ static inline bool wire_get_unlink_request(struct wire_reader *reader, uint32_t 
 	return wire_finish(reader, count > 2 ? count - 2 : 0);
 }
 
-static inline unsigned char *wire_put_unlink_reply(unsigned char *to, uint64_t slot, uint64_t seq)
+struct wire_unlink_reply {
+	struct wire_attr parent;
+	uint32_t attached; /* how many of the last members are there */
+};
+
+static inline unsigned char *wire_put_unlink_reply(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_unlink_reply *message)
 {
-	to = wire_put_array(to, 3);
+	to = wire_put_array(to, 3 + message->attached);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, 0);
+	if (message->attached > 0)
+		to = wire_put_attr(to, &message->parent);
 	return to;
 }
 
-static inline bool wire_get_unlink_reply(struct wire_reader *reader, uint32_t count)
+static inline bool wire_get_unlink_reply(struct wire_reader *reader, uint32_t count, struct wire_unlink_reply *message)
 {
-	return wire_finish(reader, count);
+	memset(message, 0, sizeof *message);
+	if (count > 0)
+		wire_get_attr(reader, &message->parent);
+	message->attached = (count < 1 ? count : 1);
+	return wire_finish(reader, count > 1 ? count - 1 : 0);
 }
 
 struct wire_rmdir_request {
@@ -735,18 +746,29 @@ static inline bool wire_get_rmdir_request(struct wire_reader *reader, uint32_t c
 	return wire_finish(reader, count > 2 ? count - 2 : 0);
 }
 
-static inline unsigned char *wire_put_rmdir_reply(unsigned char *to, uint64_t slot, uint64_t seq)
+struct wire_rmdir_reply {
+	struct wire_attr parent;
+	uint32_t attached; /* how many of the last members are there */
+};
+
+static inline unsigned char *wire_put_rmdir_reply(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_rmdir_reply *message)
 {
-	to = wire_put_array(to, 3);
+	to = wire_put_array(to, 3 + message->attached);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, 0);
+	if (message->attached > 0)
+		to = wire_put_attr(to, &message->parent);
 	return to;
 }
 
-static inline bool wire_get_rmdir_reply(struct wire_reader *reader, uint32_t count)
+static inline bool wire_get_rmdir_reply(struct wire_reader *reader, uint32_t count, struct wire_rmdir_reply *message)
 {
-	return wire_finish(reader, count);
+	memset(message, 0, sizeof *message);
+	if (count > 0)
+		wire_get_attr(reader, &message->parent);
+	message->attached = (count < 1 ? count : 1);
+	return wire_finish(reader, count > 1 ? count - 1 : 0);
 }
 
 struct wire_rename_request {
@@ -784,18 +806,34 @@ static inline bool wire_get_rename_request(struct wire_reader *reader, uint32_t 
 	return wire_finish(reader, count > 5 ? count - 5 : 0);
 }
 
-static inline unsigned char *wire_put_rename_reply(unsigned char *to, uint64_t slot, uint64_t seq)
+struct wire_rename_reply {
+	struct wire_attr parent;
+	struct wire_attr new_parent;
+	uint32_t attached; /* how many of the last members are there */
+};
+
+static inline unsigned char *wire_put_rename_reply(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_rename_reply *message)
 {
-	to = wire_put_array(to, 3);
+	to = wire_put_array(to, 3 + message->attached);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, 0);
+	if (message->attached > 0)
+		to = wire_put_attr(to, &message->parent);
+	if (message->attached > 1)
+		to = wire_put_attr(to, &message->new_parent);
 	return to;
 }
 
-static inline bool wire_get_rename_reply(struct wire_reader *reader, uint32_t count)
+static inline bool wire_get_rename_reply(struct wire_reader *reader, uint32_t count, struct wire_rename_reply *message)
 {
-	return wire_finish(reader, count);
+	memset(message, 0, sizeof *message);
+	if (count > 0)
+		wire_get_attr(reader, &message->parent);
+	if (count > 1)
+		wire_get_attr(reader, &message->new_parent);
+	message->attached = (count < 2 ? count : 2);
+	return wire_finish(reader, count > 2 ? count - 2 : 0);
 }
 
 struct wire_getattr_request {
@@ -1329,17 +1367,21 @@ struct wire_create_reply {
 	struct wire_entry entry;
 	uint64_t handle;
 	uint32_t flags;
+	struct wire_attr parent;
+	uint32_t attached; /* how many of the last members are there */
 };
 
 static inline unsigned char *wire_put_create_reply(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_create_reply *message)
 {
-	to = wire_put_array(to, 6);
+	to = wire_put_array(to, 6 + message->attached);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, 0);
 	to = wire_put_entry(to, &message->entry);
 	to = wire_put_uint(to, message->handle);
 	to = wire_put_uint(to, message->flags);
+	if (message->attached > 0)
+		to = wire_put_attr(to, &message->parent);
 	return to;
 }
 
@@ -1351,7 +1393,10 @@ static inline bool wire_get_create_reply(struct wire_reader *reader, uint32_t co
 	wire_get_entry(reader, &message->entry);
 	message->handle = wire_take_uint(reader, UINT64_MAX);
 	message->flags = (uint32_t)wire_take_uint(reader, UINT32_MAX);
-	return wire_finish(reader, count > 3 ? count - 3 : 0);
+	if (count > 3)
+		wire_get_attr(reader, &message->parent);
+	message->attached = (count < 4 ? count : 4) - 3;
+	return wire_finish(reader, count > 4 ? count - 4 : 0);
 }
 
 struct wire_read_request {

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from cffi import FFI  # type: ignore[import-untyped]  # it ships no types
 
@@ -343,6 +344,13 @@ def test_a_long_target_and_an_unknown_group_are_pythons(make: Any) -> None:
     assert world.servers[0].receive()[0].message.target == b"t" * 512
 
 
+@pytest.fixture
+def lasting(make: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """make(...), where nothing that is known becomes too old during a test."""
+    monkeypatch.setattr(native, "KNOWN_MILLISECONDS", 600_000)
+    return lambda **options: make(seconds=600.0, **options)
+
+
 CREATE, SETXATTR = 35, 21
 CREATE_IN = struct.pack("<IIII", os.O_WRONLY, 0o644, 0, 0) + b"f\0"
 CAPABILITY = struct.pack("<II", 0, 0) + b"security.capability\0"
@@ -364,9 +372,9 @@ def asked(world: World, body: bytes, node: int = 50) -> bool:
     return sent
 
 
-def test_a_new_file_has_no_capability(make: Any) -> None:
+def test_a_new_file_has_no_capability(lasting: Any) -> None:
     """The kernel asks before the first write, and not again."""
-    world = make(seconds=600.0)
+    world = lasting()
     created(world, OpenedFlag.NEW)
     assert asked(world, struct.pack("<II", 0, 0) + b"security.other\0")
     assert asked(world, CAPABILITY, node=51)
@@ -382,6 +390,98 @@ def test_a_new_file_has_no_capability(make: Any) -> None:
 
 def test_without_a_cache_a_new_file_is_asked_about(make: Any) -> None:
     world = make(seconds=0.0)
+    created(world, OpenedFlag.NEW)
+    assert asked(world, CAPABILITY)
+
+
+GETATTR, SETATTR = 3, 4
+GETATTR_IN = struct.pack("<IIQ", 0, 0, 0)
+REMOVE = (UNLINK, b"x\0")
+
+
+def change(world: World, node: int, opcode: int, body: bytes, *sizes: int) -> None:
+    """A change of a directory whose reply says what size each directory has afterwards."""
+    unique = world.ask(opcode, node, body, uid=0)
+    finish_change(world, unique, world.servers[0].receive()[0], *sizes)
+
+
+def finish_change(world: World, unique: int, request: Request, *sizes: int) -> None:
+    fields = [Entry(50, ATTR), 9, 0] if request.op is m.Op.CREATE else []
+    attached = [ATTR._replace(size=size) for size in sizes]
+    world.servers[0].send(msgpack.packb([request.slot, request.seq, 0, *fields, *attached]))
+    assert world.answer()[:2] == (unique, 0)
+
+
+def size_of(world: World, node: int) -> int | None:
+    """The size of a directory as the client knows it by itself; None where it asks the server."""
+    unique = world.ask(GETATTR, node, GETATTR_IN)
+    sent = select.select([world.servers[0].sock, world.kernel[0]], [], [], PATIENCE)[0] == [world.servers[0].sock]
+    if sent:
+        world.servers[0].reply(world.servers[0].receive()[0], m.GetattrReply(ATTR))
+    got, error, body = world.answer()
+    assert (got, error, len(body)) == (unique, 0, 104)
+    assert struct.unpack_from("<Q", body)[0] in (599, 600)  # seconds for which it is good
+    return None if sent else struct.unpack_from("<Q", body, 24)[0]
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [REMOVE, (RMDIR, b"x\0"), (CREATE, CREATE_IN), (RENAME, struct.pack("<Q", 7) + b"a\0b\0")],
+)
+def test_a_changed_directory_is_not_asked_about(lasting: Any, opcode: int, body: bytes) -> None:
+    """Said once; what the guest does to the directory itself ends it."""
+    world = lasting()
+    change(world, 7, opcode, body, 11)
+    assert size_of(world, 8) is None
+    assert size_of(world, 7) == 11
+    assert size_of(world, 7) is None
+    change(world, 7, opcode, body)
+    assert size_of(world, 7) is None, "the server did not say it"
+    change(world, 7, opcode, body, 12)
+    unique = world.ask(SETATTR, 7, bytes(88))
+    world.servers[0].fail(world.servers[0].receive()[0], errno.EPERM)
+    assert world.answer()[:2] == (unique, errno.EPERM)
+    assert size_of(world, 7) is None
+
+
+def test_both_directories_of_a_rename_are_known(lasting: Any) -> None:
+    world = lasting()
+    change(world, 7, RENAME2, struct.pack("<QII", 8, 1, 0) + b"a\0b\0", 11, 12)
+    assert (size_of(world, 7), size_of(world, 8)) == (11, 12)
+    change(world, 9, *REMOVE, 13)
+    change(world, 7, RENAME, struct.pack("<Q", 8) + b"a\0b\0", 14, 15)
+    assert size_of(world, 9) is None, "it may be what was renamed"
+    assert (size_of(world, 7), size_of(world, 8)) == (14, 15)
+
+
+def test_another_nodes_directory_may_take_the_place(lasting: Any) -> None:
+    world = lasting()
+    change(world, 7, *REMOVE, 11)
+    change(world, 7 + 256, *REMOVE, 12)
+    assert size_of(world, 7) is None
+    assert size_of(world, 7 + 256) == 12
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_two_changes_at_once_say_is_not_used(lasting: Any, first: int) -> None:
+    """Which of them the server did last is not known."""
+    world = lasting()
+    for second in (REMOVE, (RENAME, struct.pack("<Q", 9) + b"a\0b\0")):
+        uniques = [
+            world.ask(UNLINK, 7, b"a\0", uid=0),
+            world.ask(second[0], 9 if second != REMOVE else 7, second[1], uid=0),
+        ]
+        requests = [world.servers[0].receive()[0] for _ in range(2)]
+        for one in (first, 1 - first):
+            finish_change(world, uniques[one], requests[one], 11)
+        assert size_of(world, 7) is None
+
+
+def test_what_is_known_becomes_too_old(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "KNOWN_MILLISECONDS", 0)
+    world = make(seconds=600.0)
+    change(world, 7, *REMOVE, 11)
+    assert size_of(world, 7) is None
     created(world, OpenedFlag.NEW)
     assert asked(world, CAPABILITY)
 

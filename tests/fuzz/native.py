@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 from fusepipe.wire.messages import ROWS, Field
@@ -25,10 +26,13 @@ def messages() -> list[tuple[str, tuple[Field, ...]]]:
 
 def source() -> str:
     """The program's text."""
+    table = tomllib.loads((ROOT / "protocol" / "ops.toml").read_text())
+    attached = {f"{op['name']}_reply" for op in table["op"] if "attached" in op}
     cases = []
     for number, (name, fields) in enumerate(messages()):
-        struct, pointer = (f"struct wire_{name} m, n; ", "&m, &n") if fields else ("", "")
-        one, two = (f", {part}" for part in pointer.split(", ")) if fields else ("", "")
+        members = fields or name in attached
+        struct, pointer = (f"struct wire_{name} m, n; ", "&m, &n") if members else ("", "")
+        one, two = (f", {part}" for part in pointer.split(", ")) if members else ("", "")
         cases.append(
             f"\tcase {number}: {{ {struct}if (!wire_get_{name}(&reader, head.fields{one})) break; "
             f"end = wire_put_{name}(first, head.slot, head.seq{one}); "

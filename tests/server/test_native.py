@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fusepipe.server import native as native_module
-from fusepipe.wire import SlotKind
+from fusepipe.wire import SlotKind, codec
 from fusepipe.wire import messages as m
 from tests.server.served import Served, serving
 from tests.server.sessions import PATIENCE, Client
@@ -106,6 +106,39 @@ def test_the_answers_are_those_of_python(tmp_path: Path) -> None:
                 assert served.dispatched == [], "all of it ran in C"
                 assert served.wire.in_flight == 0
     assert answers[0] == answers[1]
+
+
+def test_a_change_of_names_brings_the_directory(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attached to the reply, with what the change has made of it (SPEC.md, UNLINK)."""
+    headers: list[Any] = []
+
+    def unpacked(header: bytes) -> Any:
+        headers.append(codec.unpack(header))
+        return headers[-1]
+
+    monkeypatch.setattr("fusepipe.wire.client_session.unpack", unpacked)
+    with Client(served.connect()) as client:
+        made = client.call(m.MkdirRequest(1, b"d", 0o755, 0, 0, 0, ()))[1].entry.node
+
+        def attached(request: Any) -> list[Any]:
+            number, reply, _ = client.call(request)
+            assert number == 0
+            return [tuple(attr) for attr in headers[-1][3 + len(reply) :]]
+
+        def now(node: int) -> Any:
+            return client.call(m.GetattrRequest(node, 0))[1].attr
+
+        create = m.CreateRequest(1, b"f", os.O_RDWR | os.O_CREAT, 0o644, 0, 0, 0, (), False)
+        for request, nodes in (
+            (create, (1,)),
+            (m.RenameRequest(1, b"f", 1, b"g", 0), (1,)),
+            (m.RenameRequest(1, b"g", made, b"h", 0), (1, made)),
+            (m.UnlinkRequest(made, b"h"), (made,)),
+            (m.RmdirRequest(1, b"d"), (1,)),
+        ):
+            assert attached(request) == [now(node) for node in nodes]
+        assert client.call(m.UnlinkRequest(1, b"gone"))[0] == errno.ENOENT
+        assert len(headers[-1]) == 3
 
 
 @pytest.mark.parametrize("body_crc", [False, True])

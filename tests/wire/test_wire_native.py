@@ -78,7 +78,8 @@ def _cases() -> Iterator[tuple[str, str]]:
             if any(field[1] in UNKNOWN for field in row[kind]):
                 continue
             what = f"{name}_{kind}"
-            struct, pointer = (f"struct wire_{what} m; ", ", &m") if row[kind] else ("", "")
+            has_members = row[kind] or (kind == "reply" and row.get("attached"))
+            struct, pointer = (f"struct wire_{what} m; ", ", &m") if has_members else ("", "")
             yield (
                 what,
                 (
@@ -148,7 +149,19 @@ def test_a_header_that_is_cut_or_too_long_is_refused(codec: Callable[[str, bytes
 def test_what_a_later_minor_adds_is_passed_over(codec: Callable[[str, bytes], str]) -> None:
     fields = [3, 4, 0, [5], {"a": 1}, "text", b"bytes", -7, None, True, 1 << 40, [[1], [2, [3]]]]
     header = reference.pack([field for field in fields if not isinstance(field, dict)])
-    assert codec("unlink_reply", header) == reference.pack([3, 4, 0]).hex()
+    assert codec("fsync_reply", header) == reference.pack([3, 4, 0]).hex()
+
+
+@pytest.mark.parametrize("op", ["unlink", "rmdir", "rename", "create"])
+def test_what_is_attached_is_read_and_written(codec: Callable[[str, bytes], str], op: str) -> None:
+    attr = [7, 0o40755, 2, 0, 0, 0, 4096, 4096, 8, 1, 2, -3, 4, 5, 6]
+    fields = [[16, attr], 5, 2] if op == "create" else []
+    for count in range(len(reference.OPS[op]["attached"]) + 1):
+        header = reference.pack([3, 4, 0, *fields, *[attr] * count])
+        assert codec(f"{op}_reply", header) == header.hex()
+    most = reference.pack([3, 4, 0, *fields, *[attr] * count])
+    assert codec(f"{op}_reply", reference.pack([3, 4, 0, *fields, *[attr] * count, None, "more"])) == most.hex()
+    assert codec(f"{op}_reply", reference.pack([3, 4, 0, *fields, 1])) == "bad"
 
 
 def test_every_form_of_a_number_is_read(codec: Callable[[str, bytes], str]) -> None:
