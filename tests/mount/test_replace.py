@@ -55,9 +55,9 @@ class Served:
             env=env or {},
         )
 
-    def start(self, *mount_options: str, env: dict[str, str] | None = None) -> None:
+    def start(self, *mount_options: str, drain: int = 10, env: dict[str, str] | None = None) -> None:
         """Serve and mount it."""
-        self.server = self.serve(env=env)
+        self.server = self.serve("--drain", str(drain), env=env)
         self.server.ready()
         self.client = self._program("mount", f"unix:{self.socket}/data", self.mnt, *mount_options, *self._common)
         self.client.expect_log("the connection to the server is lost|the session goes on over a new")
@@ -204,6 +204,12 @@ def test_a_refusal_changes_nothing(served: Served, open_path: Path) -> None:
     served.stop()
 
 
+def _is_being_opened(leased: Path) -> bool:
+    """Whether somebody waits for the lease on that file."""
+    end = f":{leased.stat().st_ino} "
+    return any(end in line and "BREAKING" in line for line in Path("/proc/locks").read_text().splitlines())
+
+
 def test_stopping_answers_what_runs(served: Served) -> None:
     """An open that waits at SIGTERM is answered, and the server ends well."""
     (served.volume / "leased").touch()
@@ -213,9 +219,9 @@ def test_stopping_answers_what_runs(served: Served) -> None:
         served.volume / "leased",
     )
     assert children.read_line(lease) == "leased"
-    served.start()
+    served.start(drain=100)  # half of it is how long the open may wait, on a busy machine, too
     opening = children.spawn(REPORT.format(call="os.open(sys.argv[1], os.O_RDWR)"), served.mnt / "leased")
-    assert world.wait_until(lambda: "BREAKING" in Path("/proc/locks").read_text(), PATIENCE)
+    assert world.wait_until(lambda: _is_being_opened(served.volume / "leased"), PATIENCE)
     served.server.process.send_signal(signal.SIGTERM)
     assert world.wait_until(lambda: not served.socket.exists(), PATIENCE)
     assert children.finish(lease) == ""  # its input ends, and so does it
