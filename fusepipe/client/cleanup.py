@@ -8,8 +8,11 @@ from fusepipe.wire import read_page
 from fusepipe.wire.client_session import Replied
 from fusepipe.wire.messages import CleanupRequest, ReaddirReply
 
-GATHER = 0.002
+GATHER = 0.01
 """Seconds for which a batch grows before it is sent: many files in one cost both sides little more than one file."""
+
+STRAGGLERS = 0.002
+"""Seconds in which the kernel gives back what it has let go before another request."""
 
 
 class _Batch:
@@ -113,7 +116,7 @@ class Cleanup:
         On a local disk a file's space is free once its last user has closed it; here that takes a moment longer.  The
         kernel may let a request go before what it gives back, so that gets a moment to come.
         """
-        await trio.sleep(GATHER)
+        await trio.sleep(STRAGGLERS)
         self.send()
         while waiting := tuple(self._under_way):
             for batch in waiting:

@@ -384,7 +384,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        reply = (await self._call(m.OpendirRequest(inode))).reply
+        reply = (await self._call(m.OpendirRequest(inode, 0))).reply  # pyfuse3 takes no flags
         assert isinstance(reply, m.OpendirReply)
         return reply.handle
 

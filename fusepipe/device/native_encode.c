@@ -233,6 +233,15 @@ static unsigned char *put_rename(unsigned char *to, const struct native_slot *sl
 				       });
 }
 
+/*
+ * Half as long as those of files: a listing whose names are not believed any more costs a request for each of them, where
+ * a new one would bring all.
+ */
+static uint32_t keep_pages_of_directory(void)
+{
+	return native_policy.keep == UINT32_MAX ? UINT32_MAX : native_policy.keep / 2;
+}
+
 static unsigned char *put(unsigned char *to, const struct native_slot *slot)
 {
 	const uint64_t number = slot->number, seq = slot->seq;
@@ -287,7 +296,8 @@ static unsigned char *put(unsigned char *to, const struct native_slot *slot)
 		return wire_put_getxattr_request(
 			to, number, seq, &(struct wire_getxattr_request){ in->nodeid, name_at(name_of(in)) });
 	case FUSE_OPENDIR:
-		return wire_put_opendir_request(to, number, seq, &(struct wire_opendir_request){ in->nodeid });
+		return wire_put_opendir_request(
+			to, number, seq, &(struct wire_opendir_request){ in->nodeid, keep_pages_of_directory() });
 	case FUSE_READDIRPLUS: {
 		const struct fuse_read_in *read = arguments;
 

@@ -133,6 +133,8 @@ static bool take_opendir(struct reply *reply, struct answer *answer)
 	if (reply->late)
 		given_back_handle(message.handle);
 	answer->open = (struct fuse_open_out){ .fh = message.handle };
+	if (native_policy.keep)
+		answer->open.open_flags = FOPEN_CACHE_DIR | (message.flags & OPENED_KEEP ? FOPEN_KEEP_CACHE : 0);
 	answer->body = &answer->open;
 	answer->size = sizeof answer->open;
 	return true;

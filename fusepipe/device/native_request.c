@@ -6,12 +6,12 @@
 #include <sys/mman.h>
 
 #define LARGE 65536	   /* bytes; of so long a request the memory is worth giving back */
-#define KEPT_WITH_MEMORY 16 /* free ones that keep their memory all the same */
+#define KEPT_WITH_MEMORY 16 /* free ones that keep it all the same: its pages would have to be made again */
 #define PAGE 4096
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list; a leaf */
 static struct native_request *first;
-static uint32_t count;
+static uint32_t large; /* free ones with the memory of a long request */
 
 struct native_request *request_get(void)
 {
@@ -21,7 +21,7 @@ struct native_request *request_get(void)
 	request = first;
 	if (request) {
 		first = request->next;
-		count--;
+		__atomic_store_n(&large, large - request->large, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&lock);
 	if (!request) {
@@ -36,12 +36,16 @@ struct native_request *request_get(void)
 
 void request_put(struct native_request *request)
 {
-	if (request->size > LARGE && __atomic_load_n(&count, __ATOMIC_RELAXED) > KEPT_WITH_MEMORY)
+	if (request->size > LARGE)
+		request->large = true;
+	if (request->large && __atomic_load_n(&large, __ATOMIC_RELAXED) >= KEPT_WITH_MEMORY) {
 		madvise((char *)request + PAGE, sizeof *request - PAGE, MADV_DONTNEED);
+		request->large = false;
+	}
 	pthread_mutex_lock(&lock);
 	request->next = first;
 	first = request;
-	__atomic_store_n(&count, count + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&large, large + request->large, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -53,5 +57,5 @@ void requests_free(void)
 		munmap(first, sizeof *first);
 		first = next;
 	}
-	count = 0;
+	large = 0;
 }

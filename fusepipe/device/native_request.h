@@ -7,6 +7,7 @@
 #ifndef FUSEPIPE_DEVICE_NATIVE_REQUEST_H
 #define FUSEPIPE_DEVICE_NATIVE_REQUEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,7 @@ struct native_request {
 	uint32_t clone;	     /* that read it */
 	uint32_t size;
 	uint64_t read_at, changes; /* native_known.c's own */
+	bool large;	     /* it has the memory of a long one, from this request or one before */
 	int failed_with;     /* the errno with which it has failed once for want of space, or 0 */
 	union {
 		struct fuse_in_header header;

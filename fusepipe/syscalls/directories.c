@@ -19,7 +19,7 @@ _Static_assert(sizeof(struct record) == 112, "the record has holes");
 
 static size_t padded(size_t size) { return (size + 7) & ~(size_t)7; }
 
-int tree_opendir(struct tables *t, uint64_t node, uint64_t *handle)
+int tree_opendir(struct tables *t, uint64_t node, uint32_t keep, uint64_t *handle, uint32_t *reply_flags)
 {
     struct used used;
     int fd = -1, error = fds_reserve(t, 1);
@@ -41,6 +41,8 @@ int tree_opendir(struct tables *t, uint64_t node, uint64_t *handle)
     if (error < 0) {
         close_fd(fd);
         fds_release(t, 1);
+    } else {
+        *reply_flags = keep_flag(t, &used, fd, 0, keep, *handle);
     }
     inode_done(t, &used);
     return error;

@@ -461,7 +461,8 @@ RUN(opendir)
 {
     struct wire_opendir_reply reply;
 
-    *error = tree_opendir(call->session->t, call->request.opendir.node, &reply.handle);
+    *error = tree_opendir(call->session->t, call->request.opendir.node, call->request.opendir.keep, &reply.handle,
+                          &reply.flags);
     return FILLED(opendir);
 }
 

@@ -146,7 +146,7 @@ int succession_restore_lock(struct tables *t, uint64_t handle, int fd);
 int succession_restore_flock(struct tables *t, uint64_t handle, int fd);
 
 /* directories.c */
-int tree_opendir(struct tables *t, uint64_t node, uint64_t *handle);
+int tree_opendir(struct tables *t, uint64_t node, uint32_t keep, uint64_t *handle, uint32_t *reply_flags);
 int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries);
 
 /* cleanup.c */

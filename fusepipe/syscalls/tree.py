@@ -390,10 +390,11 @@ class Tree:
 
     # ---- directories
 
-    def opendir(self, node: int) -> int:
-        """A handle of a directory."""
-        check(lib.tree_opendir(self._tables, node, self._room.handle))
-        return int(self._room.handle[0])
+    def opendir(self, node: int, keep: int) -> tuple[int, int]:
+        """A handle of a directory, and the flags of the reply; `keep` as for `open`."""
+        room = self._room
+        check(lib.tree_opendir(self._tables, node, keep, room.handle, room.count))
+        return int(room.handle[0]), int(room.count[0])
 
     def readdir(self, handle: int, offset: int, size: int) -> tuple[memoryview, int]:
         """A page of entries, and how many they are; one lookup of each whose node is not 0 is counted."""

@@ -571,12 +571,14 @@ class OpendirRequest(NamedTuple):
     """Opens a directory."""
 
     node: int
+    keep: int
 
 
 class OpendirReply(NamedTuple):
     """The answer to OPENDIR."""
 
     handle: int
+    flags: int
 
 
 class ReaddirRequest(NamedTuple):
@@ -1304,9 +1306,15 @@ ROWS: Final[dict[Op, Row]] = {
         "none",
         False,
         OpendirRequest,
-        (Field("node", "u64"),),
+        (
+            Field("node", "u64"),
+            Field("keep", "u32"),
+        ),
         OpendirReply,
-        (Field("handle", "u64"),),
+        (
+            Field("handle", "u64"),
+            Field("flags", "u32"),
+        ),
     ),
     Op.READDIR: Row(
         Op.READDIR,

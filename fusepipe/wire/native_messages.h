@@ -92,7 +92,7 @@ enum wire_request_fields {
 	WIRE_WRITE_FIELDS = 3,
 	WIRE_FLUSH_FIELDS = 2,
 	WIRE_FSYNC_FIELDS = 2,
-	WIRE_OPENDIR_FIELDS = 1,
+	WIRE_OPENDIR_FIELDS = 2,
 	WIRE_READDIR_FIELDS = 3,
 	WIRE_FSYNCDIR_FIELDS = 2,
 	WIRE_CLEANUP_FIELDS = 2,
@@ -1576,48 +1576,54 @@ static inline bool wire_get_fsync_reply(struct wire_reader *reader, uint32_t cou
 
 struct wire_opendir_request {
 	uint64_t node;
+	uint32_t keep;
 };
 
 static inline unsigned char *wire_put_opendir_request(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_opendir_request *message)
 {
-	to = wire_put_array(to, 4);
+	to = wire_put_array(to, 5);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, WIRE_OPENDIR);
 	to = wire_put_uint(to, message->node);
+	to = wire_put_uint(to, message->keep);
 	return to;
 }
 
 static inline bool wire_get_opendir_request(struct wire_reader *reader, uint32_t count, struct wire_opendir_request *message)
 {
 	memset(message, 0, sizeof *message);
-	if (count < 1)
+	if (count < 2)
 		reader->bad = true;
 	message->node = wire_take_uint(reader, UINT64_MAX);
-	return wire_finish(reader, count > 1 ? count - 1 : 0);
+	message->keep = (uint32_t)wire_take_uint(reader, UINT32_MAX);
+	return wire_finish(reader, count > 2 ? count - 2 : 0);
 }
 
 struct wire_opendir_reply {
 	uint64_t handle;
+	uint32_t flags;
 };
 
 static inline unsigned char *wire_put_opendir_reply(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_opendir_reply *message)
 {
-	to = wire_put_array(to, 4);
+	to = wire_put_array(to, 5);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, 0);
 	to = wire_put_uint(to, message->handle);
+	to = wire_put_uint(to, message->flags);
 	return to;
 }
 
 static inline bool wire_get_opendir_reply(struct wire_reader *reader, uint32_t count, struct wire_opendir_reply *message)
 {
 	memset(message, 0, sizeof *message);
-	if (count < 1)
+	if (count < 2)
 		reader->bad = true;
 	message->handle = wire_take_uint(reader, UINT64_MAX);
-	return wire_finish(reader, count > 1 ? count - 1 : 0);
+	message->flags = (uint32_t)wire_take_uint(reader, UINT32_MAX);
+	return wire_finish(reader, count > 2 ? count - 2 : 0);
 }
 
 struct wire_readdir_request {

@@ -103,7 +103,7 @@ def test_a_request_that_nobody_knows_is_to_be_asked_again() -> None:
 
 def test_the_server_is_asked_and_its_answer_counts(dying: set[int]) -> None:
     async def test(world: World) -> None:
-        await world.start(1, m.OpendirRequest(1))
+        await world.start(1, m.OpendirRequest(1, 0))
         assert world.interrupts.interrupt(1)
         await trio.sleep(0.5)
         assert len(world.server.interrupted) == 1 and not world.ended

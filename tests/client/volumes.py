@@ -279,7 +279,7 @@ class MemoryVolume:
     # ---- directories ----
 
     def opendir(self, r: m.OpendirRequest) -> m.OpendirReply:
-        return m.OpendirReply(self.handle(self.nodes[r.node]))
+        return m.OpendirReply(self.handle(self.nodes[r.node]), 0)
 
     def readdir(self, r: m.ReaddirRequest) -> tuple[m.ReaddirReply, bytes]:
         directory = self.handles[r.handle]

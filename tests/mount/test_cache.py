@@ -98,6 +98,48 @@ def test_an_open_shows_what_the_file_contains_now(mounts: MountFactory, real: st
         time.sleep(i % 3 * 0.02)
 
 
+@pytest.mark.parametrize("mode", ["none", "ttl:0.5", "ttl:600", "exclusive"])
+def test_a_listing_shows_what_the_directory_contains_now(mounts: MountFactory, real: str, mode: str) -> None:
+    """Names are kept past an opening of the directory, but never those of before; whoever changes them, if he may."""
+    mount = mounts("--cache", mode)
+    names = {"a", "b"}
+    for name in names:
+        (mount.source / name).touch()
+    for i in range(60):
+        place = mount.path if i % 2 or mode == "exclusive" else mount.source
+        (place / f"new{i}").touch()
+        names.add(f"new{i}")
+        if i % 3 == 0:
+            (place / f"new{i}").rename(place / f"other{i}")
+            names.symmetric_difference_update({f"new{i}", f"other{i}"})
+        if i % 5 == 4:
+            (place / min(names)).unlink()
+            names.remove(min(names))
+        for _ in range(i % 4):
+            assert set(os.listdir(mount.path)) == names
+        time.sleep(i % 3 * 0.02)
+
+
+def test_a_listing_that_changes_while_it_is_read(either: Mount) -> None:
+    """Names that stay are listed once, whatever else comes and goes (readdir(3)); one that begins later is right."""
+    stay = {f"stay{i}" for i in range(300)}
+    for name in stay:
+        (either.path / name).touch()
+    time.sleep(0.05)
+    for turn in range(6):
+        for _ in range(turn % 3):
+            assert set(os.listdir(either.path)) == stay
+        with os.scandir(either.path) as listing:
+            seen = [next(listing).name for _ in range(turn * 20 + 1)]
+            (either.path / f"come{turn}").touch()
+            (either.path / f"gone{turn}").touch()
+            (either.path / f"gone{turn}").unlink()
+            assert set(os.listdir(either.path)) == {*stay, f"come{turn}"}
+            seen += [entry.name for entry in listing]
+        assert sorted(name for name in seen if name in stay) == sorted(stay)
+        (either.path / f"come{turn}").unlink()
+
+
 def starts_with(path: Path, letter: int) -> bool:
     return path.read_bytes()[0] == letter
 

@@ -144,3 +144,40 @@ def test_flush_is_needed_where_nothing_is_known_about_close(serve: Callable[...,
     node = volume.lookup(b"comm").node
     assert volume(Op.OPEN, node, os.O_RDONLY, False, 0).flags == OpenedFlag.NOFLUSH
     assert volume(Op.OPEN, node, os.O_RDWR, False, 0).flags == 0
+
+
+def listed(volume: Volume, node: int, *, use: bool = True) -> bool:
+    """Opens a directory, lists it, closes; whether pages could be kept."""
+    reply = volume(Op.OPENDIR, node, LONG)
+    if use:
+        volume(Op.READDIR, reply.handle, 0, 4096)
+    volume.release(reply.handle)
+    return bool(reply.flags & OpenedFlag.KEEP)
+
+
+@pytest.mark.parametrize("change", ["create", "remove", "rename", "mode"])
+def test_a_listing_is_kept_until_the_directory_changes(volume: Volume, change: str) -> None:
+    folder = volume.path / "d"
+    folder.mkdir()
+    (folder / "f").touch()
+    time.sleep(OLD)
+    node = volume.lookup(b"d").node
+    assert [listed(volume, node) for _ in range(3)] == [False, True, True]
+    match change:
+        case "create":
+            (folder / "g").touch()
+        case "remove":
+            (folder / "f").unlink()
+        case "rename":
+            (folder / "f").rename(folder / "g")
+        case "mode":
+            folder.chmod(0o700)
+    assert not listed(volume, node), "changed just now"
+    time.sleep(OLD)
+    assert [listed(volume, node) for _ in range(3)] == [False, True, True]
+
+
+def test_a_listing_that_nobody_took_lets_nothing_be_kept(volume: Volume) -> None:
+    time.sleep(OLD)
+    assert [listed(volume, ROOT, use=False) for _ in range(3)] == [False] * 3
+    assert [listed(volume, ROOT) for _ in range(2)] == [False, True]

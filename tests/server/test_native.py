@@ -71,7 +71,7 @@ def hot(client: Client, place: Path) -> list[Any]:
     call(m.RenameRequest(1, b"a", folder, b"b", 0))
     call(m.OpenRequest(folder, 0, False, 0))
     seen.append(call(m.OpenRequest(made.entry.node, os.O_RDONLY, False, 1000)).flags)
-    directory = call(m.OpendirRequest(folder)).handle
+    directory = call(m.OpendirRequest(folder, 0)).handle
     seen.append(call(m.ReaddirRequest(directory, 0, 4096)).entries)
     for target in (b"elsewhere", b"t" * 4095, b"b"):
         link = call(m.SymlinkRequest(folder, b"s" + target[:1], target, 0, 0, (7, 8))).entry.node
@@ -217,7 +217,7 @@ def test_what_was_done_is_answered_again_and_not_done_again(served: Served, tmp_
     for number in range(100):
         (tmp_path / f"a long name for a long page {number}").touch()
     with Client(served.connect()) as client:
-        directory = client.call(m.OpendirRequest(1))[1].handle
+        directory = client.call(m.OpendirRequest(1, 0))[1].handle
         tickets = [client.send(m.UnlinkRequest(1, b"gone")), client.send(m.ReaddirRequest(directory, 0, 1 << 15))]
         end = time.monotonic() + PATIENCE
         while (

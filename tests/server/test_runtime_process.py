@@ -95,7 +95,7 @@ def test_every_operation_does_to_the_directory_what_it_says(tmp_path: Path, nati
         assert b"user.x" in call(m.ListxattrRequest(there.node)).names
         assert call(m.RemovexattrRequest(there.node, b"user.x")) == m.RemovexattrReply()
 
-        directory = call(m.OpendirRequest(1)).handle
+        directory = call(m.OpendirRequest(1, 0)).handle
         names = {entry.name for entry in read_page(call(m.ReaddirRequest(directory, 0, 1 << 16)))}
         assert names == {b".", b"..", b"there", b"folder", b"fifo", b"link"}
         assert call(m.FsyncdirRequest(directory, False)) == m.FsyncdirReply()

@@ -332,7 +332,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(target=folders, node=nodes)
     def opendir(self, node: int) -> Any:
         errors = self._stale(node) or (set() if self.known[node].is_directory else {errno.ENOTDIR})
-        if done := self._done(errors, m.OpendirRequest(node)):
+        if done := self._done(errors, m.OpendirRequest(node, 0)):
             handle: int = done[0].handle
             assert handle not in self.opened
             self.opened[handle] = (node, os.O_DIRECTORY)

@@ -121,7 +121,7 @@ def test_everything_at_once(open_path: Path, serve: Callable[..., Volume], budge
             note(linked.node)
 
         def listing() -> None:
-            handle = tree.opendir(ROOT)
+            handle, _ = tree.opendir(ROOT, 0)
             try:
                 page, _ = tree.readdir(handle, 0, 1 << 14)
                 for entry in read_page(page):

@@ -8,7 +8,7 @@ from .handler import NOTHING, Reply
 
 def opendir(tables: Tables, request: m.OpendirRequest, _: Buffer) -> Reply:
     """OPENDIR.  Concurrent with everything."""
-    return m.OpendirReply(tables.tree.opendir(request.node)), NOTHING
+    return m.OpendirReply(*tables.tree.opendir(request.node, request.keep)), NOTHING
 
 
 def readdir(tables: Tables, request: m.ReaddirRequest, _: Buffer) -> Reply:
