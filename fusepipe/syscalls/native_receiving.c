@@ -208,6 +208,8 @@ static enum handled handle(struct native_connection *c, struct native_frame *fra
         return FOR_PYTHON;
     if (!native_begin(&call, c, (uint64_t)frame->header_size + frame->payload_size + call.reply_room, &error))
         return FOR_PYTHON;
+    if (error != LATER)
+        call.reply_room = 0;         /* all that is left is to say so, also where the data would not have fitted */
     if (call.op->quick || error != LATER) {
         if (c->batched == BATCH || c->arena_used + REPLY_HEADER + call.reply_room > ARENA)
             send_batch(c);
