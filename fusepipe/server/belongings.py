@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fusepipe import log
+from fusepipe.server.broker import Authority
 from fusepipe.server.control import MAX_FDS
 from fusepipe.wire import ServerLimits
 
@@ -150,7 +151,8 @@ class Belongings:
 
     What a later version adds here has to be told by `handover.py`, too, and changes its VERSION.
 
-    limits  as HELLO was granted and the memfd was made
+    limits     as HELLO was granted and the memfd was made
+    authority  its brokers'; None: it has none
     """
 
     session_id: bytes
@@ -158,6 +160,7 @@ class Belongings:
     memfd: int
     pins: list[tuple[list[int], list[int]]]
     locks: list[tuple[bytes, list[int]]]
+    authority: Authority | None = None
 
     def close(self) -> None:
         """Close all descriptors."""

@@ -38,8 +38,8 @@ _ERRORS = "surrogateescape"  # names that were given on the command line may be 
 class Begin:
     """The first message: what session this is.  Comes with the memfd of its tables and the volume's directory.
 
-    Where the session is to outlive this process, a socket is there as well, for descriptors that are kept for it
-    (syscalls/pins.c).
+    Behind them come a socket to its broker, where it has one (`broker`), and, where it is to outlive this process, one
+    for descriptors that are kept for it (syscalls/pins.c).
     """
 
     session_id: bytes
@@ -49,6 +49,7 @@ class Begin:
     options: ServerOptions
     log: log.Settings
     prepared: Prepared
+    broker: bool = False
     trial: bool = False
     """Only to see what sandbox can be had: the process ends once it has said so."""
     restored: bool = False

@@ -116,6 +116,8 @@ async def _give_session(asker: Asker, session: ServedSession) -> None:
             peer=session.peer,
             pins=len(belongings.pins),
             locks=len(belongings.locks),
+            key=belongings.authority.key if belongings.authority is not None else b"",
+            mounts=sorted(belongings.authority.mounts) if belongings.authority is not None else [],
         ),
         [belongings.memfd],
     )

@@ -18,7 +18,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 
 import trio
@@ -29,7 +29,7 @@ from fusepipe.server.options import ServerError
 from fusepipe.syscalls import TABLES_VERSION
 from fusepipe.transport import peer_of
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of these messages and of what session processes leave for each other; to be raised with every change of either."""
 
 STEP_PATIENCE: Final = 30.0
@@ -87,7 +87,8 @@ class Source:
 class Session:
     """A session: the listener's notes of it, and with the memfd what keeping.Belongings consists of.
 
-    Its `pins` messages with descriptors and `locks` messages follow.
+    `key` and `mounts` are broker.Authority's; without a key there is none.  Its `pins` messages with descriptors and
+    `locks` messages follow.
     """
 
     session_id: bytes
@@ -99,6 +100,8 @@ class Session:
     peer: str
     pins: int
     locks: int
+    key: bytes = b""
+    mounts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

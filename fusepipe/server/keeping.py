@@ -19,7 +19,7 @@ from fusepipe import log
 from fusepipe.server import control
 from fusepipe.server.belongings import Belongings, Packets, Pins, Room
 from fusepipe.server.control import SAY_PATIENCE
-from fusepipe.server.launching import SessionProcess, Tools, launch, new_id
+from fusepipe.server.launching import SessionProcess, Tools, launch, new_authority, new_id
 from fusepipe.server.options import CANNOT_GO_ON, LEFT, ServerOptions
 from fusepipe.server.tables import create_memfd
 from fusepipe.server.volumes import Volume
@@ -52,6 +52,9 @@ class KeptSession:
         self._pins = Pins(room)
         self._locks = Packets(room)
         self._complain = log.Sparing(_logger.warning)
+        self._authority = new_authority(options)
+        if self._authority is not None and belongings is not None and belongings.authority is not None:
+            self._authority = belongings.authority
         self._said: socket.socket | None = None
         self._process: SessionProcess | None = None
         self._leaving = self._restarting = False
@@ -101,7 +104,8 @@ class KeptSession:
             # Here, because it may not do so itself (seccomp.py).
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SAY_PATIENCE, 0))
             keep = theirs.fileno() if self._kept else -1
-            tools = Tools(self.session_id, self._memfd, self._root, keep, restored, len(self._pins), len(self._locks))
+            pins, locks = len(self._pins), len(self._locks)
+            tools = Tools(self.session_id, self._memfd, self._root, keep, restored, pins, locks, self._authority)
             process = launch(self._volume, self._options, tools)
             stack.pop_all()
         theirs.close()
@@ -238,7 +242,9 @@ class KeptSession:
 
     def belongings(self) -> Belongings:
         """What `left` has left; the descriptors stay this one's."""
-        return Belongings(self.session_id, self._options.limits, self._memfd, self._pins.parts(), list(self._locks))
+        return Belongings(
+            self.session_id, self._options.limits, self._memfd, self._pins.parts(), list(self._locks), self._authority
+        )
 
     @property
     def rests(self) -> bool:

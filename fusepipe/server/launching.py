@@ -19,12 +19,13 @@ import trio
 import fusepipe
 from fusepipe import log
 from fusepipe.server import control
+from fusepipe.server.broker import Authority, Broker
 from fusepipe.server.options import SandboxError, SandboxLevel, ServerError, ServerOptions
-from fusepipe.server.sandbox import Prepared, Report
+from fusepipe.server.sandbox import BY_HANDLE, Prepared, Report
 from fusepipe.server.seccomp import program
 from fusepipe.server.tables import create_memfd
 from fusepipe.server.volumes import Volume
-from fusepipe.syscalls import part_children
+from fusepipe.syscalls import facts, part_children
 from fusepipe.wire.codec import ID_SIZE
 
 KILL_PATIENCE = 2.0
@@ -48,10 +49,12 @@ class SessionProcess:
         session_id: bytes,
         drain: float,
         root: int,
+        broker: Broker | None = None,
     ):
         """`root` is the volume's directory: to unmount it shall be refused for as long as the process uses it."""
         self.session_id = session_id
         self._root = root
+        self._broker = broker
         self._process = process
         self._control = control_socket
         self._pidfd = os.pidfd_open(process.pid)
@@ -170,6 +173,8 @@ class SessionProcess:
             self._pidfd = -1
             os.close(self._root)
             self._control.close()
+            if self._broker is not None:
+                self._broker.close()
 
     async def __aenter__(self) -> "SessionProcess":
         return self
@@ -193,7 +198,7 @@ def start_session(volume: Volume, options: ServerOptions | None = None, *, trial
         stack.callback(os.close, root)
         memfd = create_memfd(options.limits.slots)
         stack.callback(os.close, memfd)
-        return launch(volume, options, Tools(new_id(), memfd, root), trial=trial)
+        return launch(volume, options, Tools(new_id(), memfd, root, authority=new_authority(options)), trial=trial)
 
 
 def new_id() -> bytes:
@@ -201,12 +206,18 @@ def new_id() -> bytes:
     return secrets.token_bytes(ID_SIZE)
 
 
+def new_authority(options: ServerOptions) -> Authority | None:
+    """For the brokers of a new session; None where they could do nothing."""
+    return Authority() if options.sandbox != "none" and BY_HANDLE in facts().capabilities else None
+
+
 @dataclass(frozen=True)
 class Tools:
     """What a session process works with; the descriptors stay the owner's.
 
-    `keep` is where it sends descriptors that are to be kept for the process after it, -1: there will be none.  `pins`:
-    how many of those it is going to get, and `locks`, how many packets with locks.
+    `authority` is its broker's, None: it has none.  `keep` is where it sends descriptors that are to be kept for the
+    process after it, -1: there will be none.  `pins`: how many of those it is going to get, and `locks`, how many
+    packets with locks.
     """
 
     session_id: bytes
@@ -216,6 +227,7 @@ class Tools:
     restored: bool = False
     pins: int = 0
     locks: int = 0
+    authority: Authority | None = None
 
 
 def launch(volume: Volume, options: ServerOptions, tools: Tools, *, trial: bool = False) -> SessionProcess:
@@ -227,8 +239,11 @@ def launch(volume: Volume, options: ServerOptions, tools: Tools, *, trial: bool 
             undo.enter_context(ours)
             root = os.dup(tools.root)
             undo.callback(os.close, root)
+            broker = undo.enter_context(Broker(tools.authority)) if tools.authority is not None else None
             process, no_processes = _spawn(theirs, options.sandbox)
             undo.callback(_destroy, process)
+            if broker is not None:
+                broker.start(process.pid)
             # The process loads its modules meanwhile.
             begin = control.Begin(
                 session_id=tools.session_id,
@@ -238,13 +253,17 @@ def launch(volume: Volume, options: ServerOptions, tools: Tools, *, trial: bool 
                 options=options,
                 log=log.current(),
                 prepared=_prepare(options.sandbox, no_processes),
+                broker=broker is not None,
                 trial=trial,
                 restored=tools.restored,
                 pins=tools.pins,
                 locks=tools.locks,
             )
-            control.send(ours, begin, [fd for fd in (tools.memfd, tools.root, tools.keep) if fd >= 0])
-            session = SessionProcess(process, ours, tools.session_id, options.drain, root)
+            asked = broker.theirs.fileno() if broker is not None else -1
+            control.send(ours, begin, [fd for fd in (tools.memfd, tools.root, asked, tools.keep) if fd >= 0])
+            if broker is not None:
+                broker.theirs.close()
+            session = SessionProcess(process, ours, tools.session_id, options.drain, root, broker)
             undo.pop_all()
         return session
 
@@ -278,7 +297,7 @@ def _prepare(level: SandboxLevel, no_processes: str) -> Prepared:
     if level == "none":
         return Prepared()
     try:
-        return Prepared(program(), no_processes=no_processes)
+        return Prepared(program(), program(by_handle=True), no_processes=no_processes)
     except OSError as error:
         return Prepared(no_filter=error.strerror or str(error), no_processes=no_processes)
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import trio
 
 from fusepipe.server.belongings import Belongings, Room
+from fusepipe.server.broker import Authority
 from fusepipe.server.handover import (
     STEP_PATIENCE,
     VERSION,
@@ -140,7 +141,9 @@ class Running:
             (taken.controls if message.control else taken.sources)[message.place] = fds[0]
             return False
         if isinstance(message, Session) and len(fds) == 1:
-            belongings = Belongings(message.session_id, ServerLimits(**message.limits), fds[0], [], [])
+            authority = Authority(message.key, set(message.mounts)) if message.key else None
+            limits = ServerLimits(**message.limits)
+            belongings = Belongings(message.session_id, limits, fds[0], [], [], authority)
             try:
                 for _ in range(message.pins + message.locks):
                     more, fds = await self._conversation.hear()

@@ -17,7 +17,6 @@ KEPT: Final = frozenset(
     {
         "chown",  # give files to others, as the guest's root may
         "dac_override",  # the guest's kernel has checked permissions
-        "dac_read_search",  # open inodes by their handles
         "fowner",  # change modes and times of others' files
         "fsetid",  # keep set-group-id bits
         "linux_immutable",  # set the flags immutable and append-only
@@ -29,6 +28,9 @@ KEPT: Final = frozenset(
     }
 )
 """The capabilities that requests of a guest need."""
+
+BY_HANDLE: Final = "dac_read_search"
+"""And the one that opens inodes by their handles, where no broker does it."""
 
 _ROOT: Final = "run as root, in a container with --cap-add SYS_ADMIN"
 MOUNTS_REMEDY: Final = (
@@ -63,16 +65,20 @@ class Sandbox:
     root: int
     report: Report = Report()
     proc_fd: int = -1
+    handles: bool = False
+    """Whether there is the wall `handles`: inodes can be opened by handle by the session's broker alone."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What only the launcher can do: the filter for system calls, or why there is none; why there is no pid namespace.
+    """What only the launcher can do: filters for system calls, or why there are none; why there is no pid namespace.
 
     Causes are empty where all is well.
     """
 
     filter: bytes = b""
+    filter_by_handle: bytes = b""
+    """For who opens inodes by handle himself."""
     no_filter: str = ""
     no_processes: str = ""
 
@@ -92,6 +98,15 @@ def enter(root: int, prepared: Prepared, *, level: SandboxLevel, read_only: bool
         os.close(root)
         sandbox.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def no_handles() -> None:
+        # The broker wants the mount; who has not the right anyway needs neither.
+        if sandbox.proc_fd < 0 and BY_HANDLE in syscalls.facts().capabilities:
+            raise OSError(0, "the volume has no mount of its own")
+        sandbox.handles = True
+
+    def few_capabilities() -> None:
+        syscalls.keep_capabilities(KEPT if sandbox.handles else KEPT | {BY_HANDLE})
+
     def own_processes() -> None:
         if prepared.no_processes:
             raise OSError(0, prepared.no_processes)
@@ -99,7 +114,7 @@ def enter(root: int, prepared: Prepared, *, level: SandboxLevel, read_only: bool
     def filtered() -> None:
         if prepared.no_filter:
             raise OSError(0, prepared.no_filter)
-        syscalls.filter_calls(prepared.filter)
+        syscalls.filter_calls(prepared.filter if sandbox.handles else prepared.filter_by_handle)
 
     held: list[str] = []
     missing: list[Missing] = []
@@ -107,7 +122,8 @@ def enter(root: int, prepared: Prepared, *, level: SandboxLevel, read_only: bool
         ("processes", own_processes, _ROOT),
         ("mounts", own_mounts, MOUNTS_REMEDY),
         ("network", syscalls.leave_network, f"{_ROOT}; the kernel needs CONFIG_NET_NS and CONFIG_IPC_NS"),
-        ("capabilities", lambda: syscalls.keep_capabilities(KEPT), "see capabilities(7)"),
+        ("handles", no_handles, MOUNTS_REMEDY),
+        ("capabilities", few_capabilities, "see capabilities(7)"),
         ("privileges", syscalls.renounce_privileges, "see prctl(2)"),
         ("calls", filtered, "install libseccomp2; the kernel needs CONFIG_SECCOMP_FILTER"),
     ]

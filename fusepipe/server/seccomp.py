@@ -14,7 +14,7 @@ ALLOWED: Final = {
     "pwrite64 preadv pwritev preadv2 pwritev2 lseek fstat newfstatat statx statfs fstatfs getdents64 ftruncate "
     "fallocate fsync fdatasync copy_file_range flock mkdirat mknodat symlinkat linkat unlinkat renameat renameat2 "
     "fchmod fchmodat fchmodat2 fchownat utimensat faccessat faccessat2 readlinkat getxattr setxattr listxattr "
-    "removexattr name_to_handle_at open_by_handle_at dup umask",
+    "removexattr name_to_handle_at dup umask",
     "whose files they become, and with what rights": "setresuid setresgid setgroups setfsgid capget capset "
     "getuid geteuid getresuid getgid getegid getresgid getgroups",
     "sockets and pipes that are there": "recvmsg sendmsg recvfrom sendto shutdown getsockopt getsockname "
@@ -24,6 +24,10 @@ ALLOWED: Final = {
     "restart_syscall nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time getrandom getcpu",
 }
 """System calls that are allowed whatever their arguments; those with conditions stand in `program`."""
+
+_BY_HANDLE: Final = (
+    "open_by_handle_at"  # needs CAP_DAC_READ_SEARCH, on newer kernels for directories CAP_SYS_ADMIN alone
+)
 
 _MAP_EXECUTABLE: Final = 0x4  # PROT_EXEC
 _CLONE_THREAD: Final = 0x00010000
@@ -104,8 +108,10 @@ class _Filter:
 
 
 @cache
-def program() -> bytes:
-    """The filter, as struct sock_filter.  Raises OSError where libseccomp is missing or of no use.
+def program(*, by_handle: bool = False) -> bytes:
+    """The filter, as struct sock_filter; `by_handle`: for who opens inodes by handle without a broker.
+
+    Raises OSError where libseccomp is missing or of no use.
 
     What is not allowed answers EPERM: no request of a guest comes to that.
     """
@@ -114,6 +120,8 @@ def program() -> bytes:
         for names in ALLOWED.values():
             for name in names.split():
                 filter.rule(_ALLOW, name)
+        if by_handle:
+            filter.rule(_ALLOW, _BY_HANDLE)
         for name in ("mmap", "mprotect"):
             filter.rule(_ALLOW, name, _Condition(2, _MASKED_EQUAL, _MAP_EXECUTABLE, 0))
         # Threads, and no processes.  Of clone3 a filter cannot see the arguments; the C library uses clone instead.

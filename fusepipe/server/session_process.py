@@ -31,7 +31,7 @@ from fusepipe.server.leaving import cannot_leave, hand_in, take_over
 from fusepipe.server.mounted import mounts_below
 from fusepipe.server.native import Native
 from fusepipe.server.options import CANNOT_GO_ON, FDS_PER_REQUEST, LEAST_DRAIN, LEFT, ServerOptions
-from fusepipe.server.sandbox import Sandbox, enter
+from fusepipe.server.sandbox import BY_HANDLE, Sandbox, enter
 from fusepipe.server.session import Session
 from fusepipe.server.settling import in_slot, settling
 from fusepipe.server.tables import Tables
@@ -85,8 +85,9 @@ def _run(channel: socket.socket, pid: int) -> int:
     received = control.receive(channel)
     if received is None:
         return 0
-    begin, (memfd, root, *keep) = received
+    begin, (memfd, root, *sockets) = received
     assert isinstance(begin, control.Begin)
+    broker = sockets.pop(0) if begin.broker else -1
     log.apply(begin.log)
     log.log_uncaught()
     logger = log.get_logger("server").bind(volume=begin.volume, pid=pid)
@@ -101,25 +102,30 @@ def _run(channel: socket.socket, pid: int) -> int:
         return 0 if begin.trial else CANNOT_GO_ON
     if begin.policy.squash_all is not None:
         become(*begin.policy.squash_all)
+    if not sandbox.handles or begin.policy.squash_all is not None:
+        if broker >= 0:
+            os.close(broker)
+        broker = -1
     capabilities = facts().capabilities
     tables = Tables(
         memfd,
         sandbox.root,
-        fd_budget=_fd_budget(begin.options, most_fds, by_handle="dac_read_search" in capabilities),
+        fd_budget=_fd_budget(begin.options, most_fds, by_handle=broker >= 0 or BY_HANDLE in capabilities),
         privileged={"setuid", "setgid"} <= capabilities,
         read_only=begin.read_only,
         policy=begin.policy,
         proc_fd=sandbox.proc_fd,
+        broker_fd=broker,
     )
-    for fd in keep:
+    for fd in sockets:
         tables.tree.keep(fd)
     remembered, given = None, list[_Given]()
     if begin.restored:
         remembered = tables.memory.remembered()
-        given = _restore(channel, sandbox.root, mounted, tables, begin)
+        given = _restore(channel, sandbox.root, mounted, tables, begin, logger)
         if not _can_go_on(tables, remembered, logger):
             return CANNOT_GO_ON
-    for fd in (memfd, sandbox.root, sandbox.proc_fd):
+    for fd in (memfd, sandbox.root, sandbox.proc_fd, broker):
         if fd >= 0:
             os.close(fd)
     # Runs in the main thread, which the kernel prefers for it, so no worker's system call ends early (signal(7)).
@@ -213,7 +219,7 @@ def _wake(pipe: int) -> None:
 
 
 def _restore(
-    channel: socket.socket, root: int, mounted: list[bytes], tables: Tables, begin: control.Begin
+    channel: socket.socket, root: int, mounted: list[bytes], tables: Tables, begin: control.Begin, logger: log.Logger
 ) -> "list[_Given]":
     """Make known to the tables what another process knew beside them: the connections that came meanwhile."""
     for path in mounted:
@@ -237,6 +243,10 @@ def _restore(
         for node, fd in zip(message.nodes, fds, strict=bool(fds)):
             tables.tree.restore_pin(node, fd)
         pins -= len(message.nodes)
+    lost = tables.tree.prove()
+    if lost:
+        # Most often they were removed, and the guest has not forgotten them yet.
+        logger.info("inodes are gone, or cannot be told to lie in the volume", count=lost)
     return given
 
 

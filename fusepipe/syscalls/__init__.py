@@ -3,6 +3,16 @@
 `Tree` is a directory on the host together with the tables of one session.  The C sources beside this file say how.
 """
 
+from .file_handles import (
+    FILE_HANDLE_ROOM,
+    HANDLE_ID_SIZE,
+    SIGN_TOGETHER,
+    TAG_SIZE,
+    device_of,
+    handle_of,
+    handle_within,
+    open_handle,
+)
 from .native import Ended, NativeSession, NativeSocket, Received
 from .process import Facts, facts, install_interrupt_handler
 from .sandbox import (
@@ -27,7 +37,11 @@ from .tree import (
 )
 
 __all__ = [
+    "FILE_HANDLE_ROOM",
+    "HANDLE_ID_SIZE",
+    "SIGN_TOGETHER",
     "TABLES_VERSION",
+    "TAG_SIZE",
     "AttributeChanges",
     "Attributes",
     "Ended",
@@ -43,11 +57,15 @@ __all__ = [
     "bytes_per_inode",
     "confine_to",
     "create_memfd",
+    "device_of",
     "facts",
     "filter_calls",
+    "handle_of",
+    "handle_within",
     "install_interrupt_handler",
     "keep_capabilities",
     "leave_network",
+    "open_handle",
     "part_children",
     "renounce_privileges",
 ]

@@ -13,6 +13,7 @@ ALONE = __name__ == "__main__"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 SOURCES = (
     "attributes",
+    "broker",
     "cleanup",
     "creating",
     "descriptors",
@@ -39,6 +40,7 @@ SOURCES = (
     "pins",
     "policy",
     "process",
+    "proving",
     "ranges",
     "sandbox",
     "session",
@@ -56,11 +58,14 @@ ffi.cdef(
     #define IOCTL_ROOM ...
     #define HANDLE_LOCKED ...
     #define TABLES_VERSION ...
+    #define FILE_HANDLE_ROOM ...
+    #define TAG_SIZE ...
+    #define SIGN_TOGETHER ...
 
     struct tables;
     struct counters {
         uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems,
-                 kept, lost_locks, unreachable;
+                 kept, lost_locks, unreachable, signed_handles;
     };
     struct id_extent { uint32_t guest, host, count; };
     struct id_map { const struct id_extent *extents; uint32_t count; bool squash_root, squash_all; uint32_t all; };
@@ -78,7 +83,7 @@ ffi.cdef(
 
     int tables_create(uint32_t slots, uint32_t inodes, uint32_t handles);
     struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only,
-                               int proc_fd, int *error);
+                               int proc_fd, int broker_fd, int *error);
     void tables_close(struct tables *t);
     void tables_statistics(struct tables *t, struct counters *counters, uint64_t *lookups);
     size_t tables_bytes_per_inode(void);
@@ -101,6 +106,11 @@ ffi.cdef(
     int settle_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
                       const char *new_name, size_t new_size, uint32_t flags);
     void handle_note_lock(struct tables *t, uint64_t handle, uint32_t lock, bool held);
+    uint64_t tables_prove(struct tables *t);
+    struct handle_id { uint64_t dev; ...; };
+    int handle_of(int fd, struct handle_id *id, int *mount);
+    int handle_open(int mount_fd, const struct handle_id *id);
+    int handle_within(int root_fd, int mount_fd, const struct handle_id *id);
     int tables_know_filesystem(struct tables *t, int root, const char *path);
     bool tables_by_handle(const struct tables *t);
     void tables_keep(struct tables *t, int fd);

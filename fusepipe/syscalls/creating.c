@@ -33,7 +33,7 @@ static int end(struct tables *t, int failed, const char *name, struct used *dire
 
     act_as_server(t, acting);
     if (!error)
-        error = enter_name(t, directory->fd, name, entry);
+        error = enter_name(t, directory, name, entry);
     inode_done(t, directory);
     return error;
 }
@@ -130,7 +130,7 @@ static int create_or_open(struct tables *t, int directory, const char *name, uin
 }
 
 /* Entry and handle are those of the file that was opened, whatever has its name by now. */
-static int enter_opened(struct tables *t, int fd, uint32_t flags, uint64_t *entry, uint64_t *handle,
+static int enter_opened(struct tables *t, uint64_t parent, int fd, uint32_t flags, uint64_t *entry, uint64_t *handle,
                         uint32_t *reply_flags)
 {
     struct used used;
@@ -144,7 +144,7 @@ static int enter_opened(struct tables *t, int fd, uint32_t flags, uint64_t *entr
         close(path_fd);
         return error;
     }
-    filesystem = inode_enter(t, path_fd, &st, true, entry);
+    filesystem = inode_enter(t, parent, path_fd, &st, true, entry);
     if (filesystem < 0)
         return filesystem;
     put_attributes(t, (uint32_t)filesystem, &st, entry + 1);
@@ -179,7 +179,7 @@ int tree_create(struct tables *t, uint64_t parent, const char *name, size_t size
     }
     fd = create_or_open(t, directory.fd, name, flags, mode, kill, &made);
     act_as_server(t, &acting);
-    error = fd < 0 ? fd : enter_opened(t, fd, open_flags(flags), entry, handle, reply_flags);
+    error = fd < 0 ? fd : enter_opened(t, directory.node, fd, open_flags(flags), entry, handle, reply_flags);
     if (!error)
         put_changed(t, &directory, parent_attr);
     inode_done(t, &directory);
@@ -220,7 +220,7 @@ int tree_tmpfile(struct tables *t, uint64_t parent, uint32_t flags, uint32_t mod
         act_as_server(t, &acting);
     }
     if (!error) {
-        error = enter_opened(t, fd, opened, entry, handle, reply_flags);
+        error = enter_opened(t, 0, fd, opened, entry, handle, reply_flags);
         if (error)
             close(fd);
         else

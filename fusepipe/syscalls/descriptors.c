@@ -4,8 +4,15 @@
  * came by, then directories (finding one again by handle searches its parent).  Inodes without a name left are pinned,
  * because a handle no longer finds them; where there is nothing else to give up and pins take more than half of the
  * budget, the oldest of them goes too (its inode then answers ESTALE).
+ *
+ * Where a broker opens handles, it has to have signed for an inode before its descriptor goes.  It is asked for many at
+ * once, and never for those of a guest that stays within the budget.
  */
 #include "tables.h"
+
+#include <string.h>
+
+#define LOOK_AHEAD (8 * SIGN_TOGETHER)   /* descriptors that are looked at for some that nobody has signed for */
 
 static void append(struct tables *t, uint32_t row, enum fd_list list)
 {
@@ -90,6 +97,60 @@ static uint32_t candidate(struct tables *t, enum fd_list list)
     return 0;
 }
 
+/* The broker has signed for the row's inode.  Wants inodes_lock. */
+void tag_locked(struct tables *t, uint32_t row, const unsigned char *tag)
+{
+    struct inode_row *r = &t->inode_rows[row];
+
+    if (r->tagged)
+        return;
+    memcpy(r->tag, tag, TAG_SIZE);
+    __atomic_store_n(&r->tagged, 1, __ATOMIC_RELEASE);
+    t->counters.signed_handles++;
+}
+
+/*
+ * Has the broker sign for `first` and for those that are to be given up after it.  Comes and goes with inodes_lock held,
+ * but leaves it for the broker.  An inode that it does not sign for lives by its descriptor from now on.  Returns 0, or
+ * -ENFILE where there is no broker any more, or it has no room for descriptors.
+ */
+static int sign_oldest(struct tables *t, uint32_t first)
+{
+    uint32_t rows[SIGN_TOGETHER], count = 0, steps = LOOK_AHEAD;
+    struct signature signatures[SIGN_TOGETHER];
+    int fds[SIGN_TOGETHER], closing[SIGN_TOGETHER], error;
+
+    for (uint32_t row = first; row && steps-- && count < SIGN_TOGETHER; row = t->inodes[row].newer) {
+        if (t->inode_rows[row].tagged)
+            continue;
+        t->inodes[row].uses++;
+        fds[count] = t->inodes[row].fd;
+        rows[count++] = row;
+    }
+    t->signing++;
+    pthread_mutex_unlock(&t->inodes_lock);
+    error = broker_sign(t, fds, count, signatures);
+    if (!error && signatures[0].error == -ENFILE)
+        error = -ENFILE;
+    pthread_mutex_lock(&t->inodes_lock);
+    for (uint32_t i = 0; i < count; i++) {
+        t->inodes[rows[i]].uses--;
+        if (!error && !signatures[i].error)
+            tag_locked(t, rows[i], signatures[i].tag);
+        else if (!error && signatures[i].error != -ENFILE && !t->inode_rows[rows[i]].tagged &&
+                 t->inodes[rows[i]].list != LIST_PINS)
+            unlink_row(t, rows[i]);
+        closing[i] = inode_settle_locked(t, rows[i]);
+    }
+    t->signing--;
+    pthread_cond_broadcast(&t->signed_some);
+    pthread_mutex_unlock(&t->inodes_lock);
+    for (uint32_t i = 0; i < count; i++)
+        close_fd(closing[i]);
+    pthread_mutex_lock(&t->inodes_lock);
+    return error ? -ENFILE : 0;
+}
+
 /*
  * Gives one cached descriptor up, or says -ENFILE.  Comes and goes with inodes_lock held, but leaves it for the system
  * calls.  An inode that lost its last name without our doing is pinned instead.
@@ -104,6 +165,15 @@ static int evict(struct tables *t)
 
         if (!row)
             row = candidate(t, LIST_DIRECTORIES);
+        if (row && t->broker_fd >= 0 && !t->inode_rows[row].tagged) {
+            if (sign_oldest(t, row))
+                return -ENFILE;
+            continue;
+        }
+        if (!row && t->signing) {
+            pthread_cond_wait(&t->signed_some, &t->inodes_lock);
+            return 0;                /* what is needed may be there by now */
+        }
         if (!row && t->chains[LIST_PINS].length > t->fd_budget / 2) {
             row = candidate(t, LIST_PINS);
             pin = true;

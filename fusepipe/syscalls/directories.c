@@ -49,9 +49,9 @@ int tree_opendir(struct tables *t, uint64_t node, uint32_t keep, uint64_t *handl
 }
 
 /* Fills in node and attributes, and counts a lookup.  Where that fails the entry stays without: no name is left out. */
-static void look_up(struct tables *t, int directory, const char *name, struct record *record)
+static void look_up(struct tables *t, const struct used_handle *directory, const char *name, struct record *record)
 {
-    int filesystem, fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int filesystem, fd = openat(directory->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     struct stat st;
     uint64_t node;
 
@@ -61,7 +61,7 @@ static void look_up(struct tables *t, int directory, const char *name, struct re
         close(fd);
         return;
     }
-    filesystem = inode_enter(t, fd, &st, false, &node);
+    filesystem = inode_enter(t, directory->node, fd, &st, false, &node);
     if (filesystem < 0)
         return;
     record->node = node;
@@ -130,7 +130,7 @@ static int fill(struct tables *t, const struct used_handle *used, struct directo
             break;
         room -= KERNEL_RECORD + padded(name_size);
         if (!dot && !dots && may_search)
-            look_up(t, used->fd, entry->d_name, &record);
+            look_up(t, used, entry->d_name, &record);
         else if (dot || (dots && row_of(used->node) == ROOT_ROW))
             record.ino = shown_ino(t, filesystem, own_ino);   /* what is above the root is none of the guest's */
         memcpy(page + at, &record, sizeof record);

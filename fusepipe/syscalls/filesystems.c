@@ -5,12 +5,6 @@
 #include <string.h>
 #include <sys/vfs.h>
 
-struct file_handle_buffer {
-    unsigned int handle_bytes;
-    int handle_type;
-    unsigned char bytes[FILE_HANDLE_ROOM];
-};
-
 /* The finaliser of splitmix64: every bit of the input changes every bit of the result. */
 static uint64_t mix(uint64_t x)
 {
@@ -26,6 +20,7 @@ void filesystem_file_id(const struct filesystem *fs, int fd, struct file_id *id)
     int mount_id;
 
     id->size = 0;
+    id->tagged = false;
     if (fs->mount_fd < 0 || name_to_handle_at(fd, "", (struct file_handle *)&buffer, &mount_id, AT_EMPTY_PATH))
         return;
     id->type = buffer.handle_type;
@@ -33,19 +28,21 @@ void filesystem_file_id(const struct filesystem *fs, int fd, struct file_id *id)
     memcpy(id->bytes, buffer.bytes, buffer.handle_bytes);
 }
 
-/* An O_PATH descriptor of the inode with this handle, or -errno; ESTALE where it is gone. */
-int filesystem_open(const struct filesystem *fs, const struct file_id *id)
+/* An O_PATH descriptor of the inode with this handle, or -errno; ESTALE where it is gone, or nobody has signed for it. */
+int filesystem_open(struct tables *t, const struct filesystem *fs, const struct file_id *id)
 {
-    struct file_handle_buffer buffer = { .handle_bytes = id->size, .handle_type = id->type };
+    struct handle_id handle = { .type = id->type, .size = id->size };
     int fd;
 
-    if (fs->mount_fd < 0 || !id->size)
+    if (fs->mount_fd < 0 || !id->size || (t->broker_fd >= 0 && !id->tagged))
         return -ESTALE;
-    memcpy(buffer.bytes, id->bytes, id->size);
-    fd = open_by_handle_at(fs->mount_fd, (struct file_handle *)&buffer, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? -ESTALE : -errno;
-    return fd;
+    if (t->broker_fd >= 0) {
+        fd = broker_open(t, fs->dev, id);
+    } else {
+        memcpy(handle.bytes, id->bytes, id->size);
+        fd = handle_open(fs->mount_fd, &handle);
+    }
+    return fd == -ENOENT || fd == -EPERM ? -ESTALE : fd == -EMFILE ? -ENFILE : fd;
 }
 
 int filesystem_find(struct tables *t, uint64_t dev)
@@ -60,11 +57,13 @@ int filesystem_find(struct tables *t, uint64_t dev)
 
 /*
  * open_by_handle_at wants a descriptor that is not O_PATH, of the mount through which the inodes are to be used.  It is
- * kept where opening by handle was seen to work: it needs CAP_DAC_READ_SEARCH, and not every filesystem can do it.
+ * kept where opening by handle was seen to work: it needs CAP_DAC_READ_SEARCH here or a broker, and not every filesystem
+ * can do it.
  */
 static int open_mount(struct tables *t, int fd, const struct stat *st)
 {
-    struct filesystem probe = { .mount_fd = -1 };
+    struct filesystem probe = { .mount_fd = -1, .dev = st->st_dev };
+    struct signature signature;
     struct file_id id;
     int found;
 
@@ -75,7 +74,12 @@ static int open_mount(struct tables *t, int fd, const struct stat *st)
     if (probe.mount_fd < 0)
         return -1;
     filesystem_file_id(&probe, fd, &id);
-    found = filesystem_open(&probe, &id);
+    if (t->broker_fd >= 0 && id.size && !broker_show_mount(t, probe.mount_fd) &&
+        !broker_sign(t, &fd, 1, &signature) && !signature.error) {
+        id.tagged = true;
+        memcpy(id.tag, signature.tag, TAG_SIZE);
+    }
+    found = filesystem_open(t, &probe, &id);
     if (found < 0) {
         close(probe.mount_fd);
         return -1;

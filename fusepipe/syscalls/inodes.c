@@ -30,6 +30,16 @@ uint64_t inode_node(const struct tables *t, uint32_t row)
     return (uint64_t)(t->inode_rows[row].word >> 1) << 32 | row;
 }
 
+/* The file handle that stands in a row. */
+void inode_file_id(const struct inode_row *row, struct file_id *id)
+{
+    id->type = row->handle_type;
+    id->size = row->handle_size;
+    memcpy(id->bytes, row->handle, FILE_HANDLE_ROOM);
+    id->tagged = row->tagged;
+    memcpy(id->tag, row->tag, TAG_SIZE);
+}
+
 static void chain(struct tables *t, uint32_t row)
 {
     uint32_t *head = bucket(t, t->inode_rows[row].dev, t->inode_rows[row].ino);
@@ -79,7 +89,7 @@ uint32_t inode_find_locked(struct tables *t, const struct stat *st, const struct
 }
 
 /* A row with one lookup counted, or 0 where there is no room. */
-static uint32_t new_row(struct tables *t, const struct stat *st, const struct file_id *id)
+static uint32_t new_row(struct tables *t, uint64_t parent, const struct stat *st, const struct file_id *id)
 {
     struct tables_header *h = t->header;
     struct inode_row *r;
@@ -101,9 +111,13 @@ static uint32_t new_row(struct tables *t, const struct stat *st, const struct fi
     r->nlookup = 1;
     r->dev = st->st_dev;
     r->ino = st->st_ino;
+    r->parent = parent;
     r->handle_size = (uint8_t)id->size;
     r->handle_type = id->type;
     memcpy(r->handle, id->bytes, id->size);
+    r->tagged = id->tagged;
+    if (id->tagged)
+        memcpy(r->tag, id->tag, TAG_SIZE);
     t->inodes[row].fd = -1;
     t->inodes[row].dropped = (struct dropped){ 0 };
     store_word(&r->word, r->word | 1);
@@ -156,12 +170,42 @@ static void count_locked(struct tables *t, uint32_t row)
     t->inode_rows[row].nlookup++;
 }
 
+/* What can be done for an inode that gets no descriptor of its own: the broker signs for it. */
+static int sign_now(struct tables *t, int fd, struct file_id *id)
+{
+    struct signature signature;
+    int error = broker_sign(t, &fd, 1, &signature);
+
+    if (error || signature.error)
+        return -ENFILE;
+    id->tagged = true;
+    memcpy(id->tag, signature.tag, TAG_SIZE);
+    return 0;
+}
+
+/* Only a hint, for proving.c. */
+static void moved_locked(struct tables *t, uint32_t row, uint64_t parent)
+{
+    if (parent)
+        t->inode_rows[row].parent = parent;
+}
+
+/* The row's inode has a name in this directory now. */
+void inode_moved(struct tables *t, uint32_t row, uint64_t parent)
+{
+    pthread_mutex_lock(&t->inodes_lock);
+    moved_locked(t, row, parent);
+    pthread_mutex_unlock(&t->inodes_lock);
+}
+
 /*
- * Counts one lookup of an open inode, in its row or in a new one, and says its node id.  Takes `fd` (O_PATH): the row
- * keeps it where `keep_fd` and the budget say so, or where nothing else can find the inode again; else it is closed.
- * Returns the filesystem's number, or -errno: ENFILE where the budget is used up, ENOMEM where the table is full.
+ * Counts one lookup of an open inode, in its row or in a new one, and says its node id.  `parent` is that of the directory
+ * in which it has a name, 0 where it has none.  Takes `fd` (O_PATH): the row keeps it where `keep_fd` and the budget say
+ * so, or where nothing else can find the inode again; else it is closed.  Where a broker opens handles it is kept in any
+ * case as long as the budget allows, to have many signed at once later.  Returns the filesystem's number, or -errno:
+ * ENFILE where the budget is used up, ENOMEM where the table is full.
  */
-int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, uint64_t *node)
+int inode_enter(struct tables *t, uint64_t parent, int fd, const struct stat *st, bool keep_fd, uint64_t *node)
 {
     bool unlinked = !st->st_nlink, reserved = false;
     int error, filesystem = filesystem_of(t, fd, st);
@@ -176,6 +220,7 @@ int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, u
     row = inode_find_locked(t, st, NULL);
     if (row) {
         count_locked(t, row);
+        moved_locked(t, row, parent);
         t->inodes[row].referenced = true;
         *node = inode_node(t, row);
     }
@@ -185,25 +230,30 @@ int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, u
         return filesystem;
     }
     filesystem_file_id(&t->filesystems[filesystem], fd, &id);
-    if (keep_fd || unlinked || !id.size) {
+    if (keep_fd || unlinked || !id.size || t->broker_fd >= 0) {
         error = fds_reserve(t, 1);
-        if (error && !id.size) {
+        reserved = !error;
+        if (error && id.size && t->broker_fd >= 0)
+            error = sign_now(t, fd, &id);
+        if (error && (!id.size || t->broker_fd >= 0)) {
             close(fd);
             return error;
         }
-        reserved = !error;
     }
     error = filesystem;
     pthread_mutex_lock(&t->inodes_lock);
     row = inode_find_locked(t, st, &id);
-    if (row)
+    if (row) {
         count_locked(t, row);
-    else
-        row = new_row(t, st, &id);
+        moved_locked(t, row, parent);
+    } else {
+        row = new_row(t, parent, st, &id);
+    }
     if (row) {
         *node = inode_node(t, row);
         if (t->inodes[row].fd < 0 && reserved) {
             fd_install_locked(t, row, fd, (uint32_t)filesystem, unlinked && id.size);
+            t->inodes[row].referenced = keep_fd;
             fd = -1;
             reserved = false;
         }
@@ -220,15 +270,15 @@ int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, u
 /* The inode's descriptor, by its handle.  The row is in use, so it stays. */
 static int open_again(struct tables *t, struct used *used, const struct inode_row *row)
 {
-    struct file_id id = { .type = row->handle_type, .size = row->handle_size };
+    struct file_id id;
     struct stat st;
     int fd, error, found = filesystem_find(t, row->dev);
 
     if (found < 0)
         return found;
     used->filesystem = (uint32_t)found;
-    memcpy(id.bytes, row->handle, row->handle_size);
-    fd = filesystem_open(&t->filesystems[found], &id);
+    inode_file_id(row, &id);
+    fd = filesystem_open(t, &t->filesystems[found], &id);
     if (fd < 0)
         return fd;
     if (fstat(fd, &st) || st.st_dev != row->dev || st.st_ino != row->ino) {
@@ -412,6 +462,27 @@ int inodes_rebuild(struct tables *t)
         }
     }
     return 0;
+}
+
+/* Whether there is a row with this number that nothing can open. */
+bool inode_unproven(struct tables *t, uint64_t dev, uint64_t ino)
+{
+    uint32_t row;
+
+    pthread_mutex_lock(&t->inodes_lock);
+    for (row = *bucket(t, dev, ino); row; row = t->inodes[row].next)
+        if (t->inode_rows[row].ino == ino && t->inode_rows[row].dev == dev && inode_unproven_locked(t, row))
+            break;
+    pthread_mutex_unlock(&t->inodes_lock);
+    return row;
+}
+
+/* Nobody has signed for the row's handle, and there is no descriptor.  Wants inodes_lock. */
+bool inode_unproven_locked(const struct tables *t, uint32_t row)
+{
+    const struct inode_row *r = &t->inode_rows[row];
+
+    return (load_word(&r->word) & 1) && t->inodes[row].fd < 0 && r->handle_size && !r->tagged;
 }
 
 /* Frees the rows that nothing needs: a process may have died between the last forget and the row's end. */

@@ -100,7 +100,7 @@ static int open_root(struct tables *t, int root_fd)
         return error;
     }
     if (t->header->inodes == 1) {
-        error = inode_enter(t, fd, &st, true, &node);
+        error = inode_enter(t, 0, fd, &st, true, &node);
         if (error < 0)
             return error;
     } else {
@@ -122,11 +122,12 @@ static int open_root(struct tables *t, int root_fd)
 
 /*
  * Maps a memfd of tables_create for the directory `root_fd`, with all that rows in it say.  Both descriptors stay the
- * caller's, as does `proc_fd`: /proc/self/fd where that is the working directory, or -1, then it is opened by its path.
+ * caller's, as does `proc_fd`: /proc/self/fd where that is the working directory, or -1, then it is opened by its path;
+ * and `broker_fd`: a socket to who opens inodes by handle, or -1, then this process does.
  * NULL, and -errno in `error`: EINVAL where the memfd is none of ours, ESTALE where its root is another.
  */
 struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only, int proc_fd,
-                           int *error)
+                           int broker_fd, int *error)
 {
     struct tables *t = calloc(1, sizeof *t);
     struct tables_header h;
@@ -138,11 +139,13 @@ struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool priv
         *error = -ENOMEM;
         return NULL;
     }
-    t->memfd = t->proc_fd = t->keep_fd = -1;
+    t->memfd = t->proc_fd = t->keep_fd = t->broker_fd = -1;
     pthread_mutex_init(&t->inodes_lock, NULL);
     pthread_mutex_init(&t->handles_lock, NULL);
     pthread_mutex_init(&t->filesystems_lock, NULL);
     pthread_mutex_init(&t->keep_lock, NULL);
+    pthread_mutex_init(&t->broker_lock, NULL);
+    pthread_cond_init(&t->signed_some, NULL);
     t->fd_budget = fd_budget;
     t->privileged = privileged;
     t->read_only = read_only;
@@ -166,7 +169,9 @@ struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool priv
     else
         t->proc_fd = fcntl(proc_fd, F_DUPFD_CLOEXEC, 0);
     t->proc_prefix = proc_fd < 0 ? "/proc/self/fd/" : "";
-    if (t->memfd < 0 || t->proc_fd < 0) {
+    if (broker_fd >= 0)
+        t->broker_fd = fcntl(broker_fd, F_DUPFD_CLOEXEC, 0);
+    if (t->memfd < 0 || t->proc_fd < 0 || (broker_fd >= 0 && t->broker_fd < 0)) {
         *error = -errno;
         goto failed;
     }
@@ -239,6 +244,9 @@ void tables_close(struct tables *t)
     close_fd(t->memfd);
     close_fd(t->proc_fd);
     close_fd(t->keep_fd);
+    close_fd(t->broker_fd);
+    pthread_mutex_destroy(&t->broker_lock);
+    pthread_cond_destroy(&t->signed_some);
     pthread_mutex_destroy(&t->keep_lock);
     pthread_mutex_destroy(&t->inodes_lock);
     pthread_mutex_destroy(&t->handles_lock);

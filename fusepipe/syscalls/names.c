@@ -58,7 +58,7 @@ void put_changed(const struct tables *t, const struct used *directory, uint64_t 
 }
 
 /* The entry of an open inode; takes `fd` (O_PATH). */
-static int enter_fd(struct tables *t, int fd, uint64_t *entry)
+static int enter_fd(struct tables *t, uint64_t parent, int fd, uint64_t *entry)
 {
     struct stat st;
     int filesystem;
@@ -70,7 +70,7 @@ static int enter_fd(struct tables *t, int fd, uint64_t *entry)
         close(fd);
         return filesystem;
     }
-    filesystem = inode_enter(t, fd, &st, true, entry);
+    filesystem = inode_enter(t, parent, fd, &st, true, entry);
     if (filesystem < 0)
         return filesystem;
     put_attributes(t, (uint32_t)filesystem, &st, entry + 1);
@@ -78,9 +78,9 @@ static int enter_fd(struct tables *t, int fd, uint64_t *entry)
 }
 
 /* The entry of a name in an open directory; a symlink is not followed, a mount point is crossed. */
-int enter_name(struct tables *t, int directory, const char *name, uint64_t *entry)
+int enter_name(struct tables *t, const struct used *directory, const char *name, uint64_t *entry)
 {
-    return enter_fd(t, openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), entry);
+    return enter_fd(t, directory->node, openat(directory->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), entry);
 }
 
 /*
@@ -129,7 +129,7 @@ static int lookup_dots(struct tables *t, const struct used *directory, bool pare
         return -ENOTDIR;
     if (parent && directory->row != ROOT_ROW) {
         fd = open_parent(t, directory->fd);
-        return fd < 0 ? fd : enter_fd(t, fd, entry);
+        return fd < 0 ? fd : enter_fd(t, 0, fd, entry);
     }
     if (fstat(directory->fd, &st))
         return -errno;
@@ -151,7 +151,7 @@ int tree_lookup(struct tables *t, uint64_t parent, const char *name, size_t size
     if (dots)
         error = lookup_dots(t, &directory, size == 2, entry);
     else if (!(error = may(t, directory.fd, MAY_SEARCH)))
-        error = enter_name(t, directory.fd, name, entry);
+        error = enter_name(t, &directory, name, entry);
     inode_done(t, &directory);
     return error;
 }
@@ -171,7 +171,7 @@ int tree_lookup_quick(struct tables *t, uint64_t parent, const char *name, size_
     }
     fd = (int)syscall(SYS_openat2, directory.fd, name, &how, sizeof how);
     if (fd >= 0)
-        error = enter_fd(t, fd, entry);
+        error = enter_fd(t, parent, fd, entry);
     else
         error = errno == ENOENT ? -ENOENT : -EAGAIN;
     inode_done(t, &directory);
@@ -222,6 +222,7 @@ int tree_link(struct tables *t, uint64_t node, uint64_t parent, const char *name
     }
     if (!error) {
         inode_count(t, &used, entry);
+        inode_moved(t, used.row, parent);
         put_attributes(t, used.filesystem, &st, entry + 1);
     }
     inode_done(t, &used);
@@ -287,6 +288,16 @@ static bool surely_gone(const struct leaving *old, const struct leaving *victim)
     return S_ISDIR(victim->st.st_mode) || victim->st.st_nlink == 1;
 }
 
+/* For proving.c: where the inodes are whose names were moved, or exchanged. */
+static void names_changed(struct tables *t, const struct leaving *old, uint64_t parent, const struct leaving *other,
+                          uint64_t other_parent)
+{
+    if (old->row)
+        inode_moved(t, old->row, parent);
+    if (other && other->row)
+        inode_moved(t, other->row, other_parent);
+}
+
 /* With the flags of renameat2(2); a name that is renamed over loses its inode as unlink does. */
 int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size, uint64_t new_parent,
                 const char *new_name, size_t new_size, uint32_t flags, uint64_t *parent_attr,
@@ -320,7 +331,9 @@ int tree_rename(struct tables *t, uint64_t parent, const char *name, size_t size
             leaving_begin(t, &victim);
         if (renameat2(from.fd, name, to.fd, new_name, flags))
             error = -errno;
-        else if (replaces && victim.there)
+        else
+            names_changed(t, &old, new_parent, replaces ? NULL : &victim, parent);
+        if (!error && replaces && victim.there)
             leaving_gone(t, &victim, surely_gone(&old, &victim));
     }
     if (!error) {

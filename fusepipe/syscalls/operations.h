@@ -29,6 +29,7 @@ void slot_keep(struct tables *t, uint32_t slot, const unsigned char *header, uin
                const unsigned char *payload, uint32_t payload_size);
 int slot_reply(const struct tables *t, uint32_t slot, const unsigned char **reply, uint32_t *payload_size);
 
+uint64_t tables_prove(struct tables *t);
 int tables_know_filesystem(struct tables *t, int root, const char *path);
 bool tables_by_handle(const struct tables *t);
 
@@ -179,7 +180,7 @@ int sandbox_filter(const void *program, size_t size);
 
 /* shared by the operations */
 int check_name(const char *name, size_t size);
-int enter_name(struct tables *t, int directory, const char *name, uint64_t *entry);
+int enter_name(struct tables *t, const struct used *directory, const char *name, uint64_t *entry);
 void put_attributes(const struct tables *t, uint32_t filesystem, const struct stat *st, uint64_t *attr);
 void put_changed(const struct tables *t, const struct used *directory, uint64_t *attr);
 

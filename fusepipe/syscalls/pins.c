@@ -121,7 +121,8 @@ void pins_flush(struct tables *t)
  */
 int pin_restore(struct tables *t, uint64_t node, int fd)
 {
-    struct file_id id = { 0 };
+    struct signature signature;
+    struct file_id id;
     struct stat st, again;
     int filesystem, other;
     uint32_t row;
@@ -134,10 +135,13 @@ int pin_restore(struct tables *t, uint64_t node, int fd)
         close(fd);
         return -ESTALE;
     }
-    id.type = t->inode_rows[row].handle_type;
-    id.size = t->inode_rows[row].handle_size;
-    memcpy(id.bytes, t->inode_rows[row].handle, id.size);
-    other = filesystem_open(&t->filesystems[filesystem], &id);
+    if (t->broker_fd >= 0 && !t->inode_rows[row].tagged && !broker_sign(t, &fd, 1, &signature) && !signature.error) {
+        pthread_mutex_lock(&t->inodes_lock);
+        tag_locked(t, row, signature.tag);
+        pthread_mutex_unlock(&t->inodes_lock);
+    }
+    inode_file_id(&t->inode_rows[row], &id);
+    other = filesystem_open(t, &t->filesystems[filesystem], &id);
     if (other >= 0 && !fstat(other, &again) && again.st_dev == st.st_dev && again.st_ino == st.st_ino) {
         close(fd);
         fd = other;

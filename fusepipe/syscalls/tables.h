@@ -6,8 +6,9 @@
  * locks, uses and file descriptors are this process's own and are rebuilt when the memfd is mapped.  In doubt a lookup
  * count stays too high: that costs memory, the opposite would take an inode away from under the guest.
  *
- * Lock order: directory.lock > tables.filesystems_lock, tables.keep_lock > tables.inodes_lock, tables.handles_lock.  The
- * last two are leaves: no system call that may wait is made under them, and nobody holds both.
+ * Lock order: directory.lock > tables.filesystems_lock, tables.keep_lock > tables.inodes_lock, tables.handles_lock,
+ * tables.broker_lock.  The last three are leaves, of which nobody holds two; no system call that may wait is made under
+ * the first two of them.
  */
 #ifndef FUSEPIPE_TABLES_H
 #define FUSEPIPE_TABLES_H
@@ -30,10 +31,12 @@
 #define ROOT_ROW 1u
 #define MAX_GENERATION 0x7ffffffeu   /* a row whose generations are used up is never given again */
 #define FILE_HANDLE_ROOM 40          /* ext4 8, tmpfs 12, xfs 8 to 12, btrfs 20 to 40 bytes; longer ones count as none */
+#define TAG_SIZE 16                  /* bytes of the broker's signature under a handle: broker.c */
+#define SIGN_TOGETHER 64u            /* handles in one request to it, and descriptors that it has open then for one session */
 #define REPLY_ROOM 496               /* bytes of a kept reply; all but READDIR's are shorter */
 #define REPLY_ELSEWHERE UINT32_MAX   /* the reply was too long: it is in the process that made it (long_replies) */
 #define SECRET_ROOM 32
-#define TABLES_VERSION 2u            /* of what stands in the memfd */
+#define TABLES_VERSION 3u            /* of what stands in the memfd */
 #define OPENING_ROOM 1024
 
 /* ---- in the memfd ------------------------------------------------------------------------------------------------ */
@@ -63,11 +66,14 @@ struct inode_row {
     uint32_t word;
     uint8_t type;                    /* S_IFMT bits of its mode >> 12; never changes */
     uint8_t handle_size;             /* 0: there is none, the inode lives by its descriptor alone */
-    uint16_t unused;
+    uint8_t tagged;                  /* `tag` is there; stored after it */
+    uint8_t unused;
     uint64_t nlookup;                /* lookups that the guest has not forgotten yet */
     uint64_t dev, ino;               /* st_dev and st_ino on the host */
+    uint64_t parent;                 /* where it was seen last, a hint: the node of the directory, 0: nowhere */
     int32_t handle_type;
     unsigned char handle[FILE_HANDLE_ROOM];
+    unsigned char tag[TAG_SIZE];     /* of the session's broker; only who has that key can tell whether it is right */
 };
 
 struct handle_row {
@@ -123,6 +129,7 @@ struct inode {
     uint16_t filesystem;             /* while there is a descriptor */
     uint8_t list;                    /* enum fd_list */
     bool referenced;                 /* used since eviction last looked at it */
+    bool searched;                   /* proving.c: a directory that was read */
     bool kept;                       /* whoever keeps the memfd has a descriptor, too: pins.c */
     uint16_t leaving;                /* calls that take a name from it at this moment */
     struct dropped dropped;
@@ -159,7 +166,7 @@ struct filesystem {
 
 struct counters {
     uint64_t inodes, handles, fds, pinned, evictions, reopened, overforgotten, pins_given_up, filesystems, kept,
-             lost_locks, unreachable;
+             lost_locks, unreachable, signed_handles;
 };
 
 /* A reply that is too long for its slot's row.  Guarded by the slot's lock. */
@@ -188,6 +195,12 @@ struct tables {
     struct fd_chain chains[LISTS];
     struct counters counters;        /* fds: descriptors that count against the budget */
 
+    pthread_cond_t signed_some;      /* with inodes_lock */
+    unsigned signing;                /* threads that have descriptors signed, which are in use meanwhile */
+
+    pthread_mutex_t broker_lock;     /* held from a request to its answer */
+    int broker_fd;                   /* a socket to who opens inodes by handle; -1: this process does */
+
     pthread_mutex_t keep_lock;       /* before inodes_lock; held while something is said on keep_fd */
     int keep_fd;                     /* -1: nobody keeps descriptors */
     uint64_t *unkept;                /* nodes whose descriptor need not be kept any more; guarded by inodes_lock */
@@ -205,13 +218,13 @@ struct tables {
 /* memory.c */
 int tables_create(uint32_t slots, uint32_t inodes, uint32_t handles);
 struct tables *tables_open(int memfd, int root_fd, uint64_t fd_budget, bool privileged, bool read_only,
-                           int proc_fd, int *error);
+                           int proc_fd, int broker_fd, int *error);
 void tables_close(struct tables *t);
 void tables_statistics(struct tables *t, struct counters *counters, uint64_t *lookups);
 size_t tables_bytes_per_inode(void);
 int allocate_rows(struct tables *t, uint64_t base, size_t row_size, uint32_t limit, uint32_t *allocated);
 
-struct file_id { int type; unsigned size; unsigned char bytes[FILE_HANDLE_ROOM]; };
+struct file_id { int type; unsigned size; unsigned char bytes[FILE_HANDLE_ROOM]; bool tagged; unsigned char tag[TAG_SIZE]; };
 
 /* inodes.c: nodes, their counts and uses.  Every function may be called from any thread. */
 struct used { uint64_t node; uint32_t row; int fd; uint32_t filesystem; uint8_t type; bool own; };
@@ -219,7 +232,10 @@ int inodes_rebuild(struct tables *t);
 int inode_use(struct tables *t, uint64_t node, struct used *used);
 bool inode_use_quick(struct tables *t, uint64_t node, struct used *used);
 void inode_done(struct tables *t, struct used *used);
-int inode_enter(struct tables *t, int fd, const struct stat *st, bool keep_fd, uint64_t *node);
+int inode_enter(struct tables *t, uint64_t parent, int fd, const struct stat *st, bool keep_fd, uint64_t *node);
+void inode_moved(struct tables *t, uint32_t row, uint64_t parent);
+bool inode_unproven(struct tables *t, uint64_t dev, uint64_t ino);
+bool inode_unproven_locked(const struct tables *t, uint32_t row);
 void inode_count(struct tables *t, const struct used *used, uint64_t *node);
 void inode_hold(struct tables *t, const struct used *used);
 void inode_unhold(struct tables *t, uint64_t node);
@@ -229,6 +245,7 @@ void inodes_settle(struct tables *t);
 uint32_t inode_find_locked(struct tables *t, const struct stat *st, const struct file_id *id);
 uint32_t inode_row_locked(const struct tables *t, uint64_t node);
 uint64_t inode_node(const struct tables *t, uint32_t row);
+void inode_file_id(const struct inode_row *row, struct file_id *id);
 
 /* settling.c */
 void slot_made(uint64_t handle);
@@ -261,13 +278,27 @@ void fds_release(struct tables *t, unsigned count);
 void fd_install_locked(struct tables *t, uint32_t row, int fd, uint32_t filesystem, bool pin);
 int fd_remove_locked(struct tables *t, uint32_t row);
 void fd_pin_locked(struct tables *t, uint32_t row);
+void tag_locked(struct tables *t, uint32_t row, const unsigned char *tag);
 
 /* filesystems.c */
 int filesystem_find(struct tables *t, uint64_t dev);
 int filesystem_of(struct tables *t, int fd, const struct stat *st);
 void filesystem_file_id(const struct filesystem *fs, int fd, struct file_id *id);
-int filesystem_open(const struct filesystem *fs, const struct file_id *id);
+int filesystem_open(struct tables *t, const struct filesystem *fs, const struct file_id *id);
 uint64_t shown_ino(const struct tables *t, uint32_t filesystem, uint64_t ino);
+
+/* broker.c */
+struct file_handle_buffer { unsigned int handle_bytes; int handle_type; unsigned char bytes[FILE_HANDLE_ROOM]; };
+struct handle_id { uint64_t dev; int32_t type; uint32_t size; unsigned char bytes[FILE_HANDLE_ROOM]; };   /* zeroes behind */
+struct signature { int error; unsigned char tag[TAG_SIZE]; };
+int handle_of(int fd, struct handle_id *id, int *mount);
+int handle_open(int mount_fd, const struct handle_id *id);
+int handle_within(int root_fd, int mount_fd, const struct handle_id *id);
+int broker_show_mount(struct tables *t, int mount_fd);
+int broker_sign(struct tables *t, const int *fds, unsigned count, struct signature *signatures);
+int broker_prove(struct tables *t, const uint64_t *devs, const struct file_id *ids, unsigned count,
+                 struct signature *signatures);
+int broker_open(struct tables *t, uint64_t dev, const struct file_id *id);
 
 /* handles.c */
 struct used_handle { uint32_t row; int fd; uint32_t flags; uint64_t node; };

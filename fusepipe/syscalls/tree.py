@@ -129,10 +129,18 @@ class Tree:
     """
 
     def __init__(
-        self, memfd: int, root_fd: int, *, fd_budget: int, privileged: bool, read_only: bool, proc_fd: int = -1
+        self,
+        memfd: int,
+        root_fd: int,
+        *,
+        fd_budget: int,
+        privileged: bool,
+        read_only: bool,
+        proc_fd: int = -1,
+        broker_fd: int = -1,
     ) -> None:
         error = ffi.new("int *")
-        tables = lib.tables_open(memfd, root_fd, fd_budget, privileged, read_only, proc_fd, error)
+        tables = lib.tables_open(memfd, root_fd, fd_budget, privileged, read_only, proc_fd, broker_fd, error)
         if not tables:
             fail(error[0])
         self._tables: Any = tables
@@ -441,6 +449,10 @@ class Tree:
         Raises OSError.
         """
         check(lib.tables_know_filesystem(self._tables, root, path))
+
+    def prove(self) -> int:
+        """Has the broker sign for inodes of another process that it had not signed for: how many are not found."""
+        return int(lib.tables_prove(self._tables))
 
     @property
     def opens_by_handle(self) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import mmap
 import os
 import signal
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fusepipe.syscalls import handle_of
 from tests.mount import children, mounttable
 from tests.mount.blocking import REPORT
 from tests.mount.children import outcome
@@ -134,6 +138,126 @@ def test_what_is_open_lives_on(served: Served, sandbox: str) -> None:
             os.close(fd)
     assert served.client.stop() == 0
     assert served.server.stop() == 0
+
+
+def rewrite_rows(server: int, rows: dict[Path, bytes]) -> None:
+    """What somebody does who has broken into a session process: the inodes of these files become others, in its tables.
+
+    Those of syscalls/tables.h, struct inode_row: device and inode number stand before the type and bytes of the handle.
+    """
+    (memfd,) = [fd for fd in Path(f"/proc/{server}/fd").iterdir() if "fusepipe-tables" in os.readlink(fd)]
+    with memfd.open("r+b") as tables:
+        for file, other in rows.items():
+            begin = struct.pack("QQ", file.stat().st_dev, file.stat().st_ino)
+            at = mmap_find(tables.fileno(), begin)
+            os.pwrite(tables.fileno(), other, at)
+
+
+def mmap_find(fd: int, wanted: bytes) -> int:
+    """Where these bytes stand in a file, which has to have them once."""
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as content:
+        at = content.find(wanted)
+        assert at >= 0
+        assert content.find(wanted, at + 1) < 0
+        return at
+
+
+def made_up(file: Path, tag: bytes = b"") -> bytes:
+    """A row's part from the device on, of another file."""
+    fd = os.open(file, os.O_PATH)
+    id, _mount = handle_of(fd)
+    about = os.fstat(fd)
+    os.close(fd)
+    return struct.pack("QQ", about.st_dev, about.st_ino) + id[8:12] + id[16:] + tag
+
+
+def test_inodes_that_a_process_has_made_up_are_not_opened(served: Served, open_path: Path) -> None:
+    """Nobody has signed for them, and they do not lie in the volume; what does, is found there and goes on."""
+    secret = open_path / "secret"
+    secret.write_text("secret")
+    names = ("kept", "changed", "signed")
+    for name in names:
+        (served.volume / name).write_text(name)
+    served.start()
+    files = {name: (served.mnt / name).open() for name in names}
+    rows = {served.volume / "changed": made_up(secret), served.volume / "signed": made_up(secret, os.urandom(16))}
+    rewrite_rows(served.server.pid, rows)
+    served.kill_and_resume()
+    assert files["kept"].read() == "kept"
+    for name in ("changed", "signed"):
+        with pytest.raises(OSError, match="tale"):
+            os.fstat(files[name].fileno())
+        with pytest.raises(OSError, match="tale"):
+            files[name].read()
+    assert "inodes are gone, or cannot be told to lie in the volume" in served.server.stderr
+    assert "count=2" in served.server.stderr
+    for file in files.values():
+        file.close()
+    assert [(served.mnt / name).read_text() for name in names] == list(names)
+    assert served.client.stop() == 0
+    assert served.server.stop() == 0
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is only waited for any more: proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.fixture
+def served_ext4(fuse: None, program: Programs, ext4: Path, native: str) -> Iterator[Served]:
+    """On a filesystem whose names the kernel can be made to forget."""
+    made = Served(program, ext4, native)
+    yield made
+    if mounttable.find(made.mnt) is not None:
+        made.client.stop()
+        made.server.stop()
+
+
+def test_inodes_whose_names_the_kernel_has_forgotten(served_ext4: Served) -> None:
+    """They are found where they were seen last: by a lookup, a listing, when made, and where they were moved to."""
+    served = served_ext4
+    for name in ("one", "two"):
+        (served.volume / name).mkdir()
+    for name in ("looked-up", "listed", "renamed", "exchanged", "linked"):
+        (served.volume / "one" / name).write_text(name)
+    (served.volume / "two" / "other").write_text("other")
+    served.start()
+    one, two = served.mnt / "one", served.mnt / "two"
+    with os.scandir(one) as entries:
+        numbers = {entry.name: entry.inode() for entry in entries}
+    (two / "created").write_text("created")
+    files = {name: (one / name).open("r") for name in ("looked-up", "listed", "renamed", "exchanged", "linked")}
+    files |= {name: (two / name).open("r") for name in ("other", "created")}
+    os.rename(one / "renamed", two / "renamed")
+    exchange(one / "exchanged", two / "other")
+    os.link(one / "linked", two / "linked")
+    os.unlink(one / "linked")
+    here = os.open(two, os.O_RDONLY | os.O_DIRECTORY)
+    before = served.server.stderr.count(GOES_ON)
+    (pid,) = served.processes()
+    os.kill(served.server.pid, signal.SIGSTOP)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        assert world.wait_until(lambda: has_ended(pid), PATIENCE)
+        mounttable.drop_dentries(served.volume.parent)
+    finally:
+        os.kill(served.server.pid, signal.SIGCONT)
+    assert world.wait_until(lambda: served.server.stderr.count(GOES_ON) > before, PATIENCE), served.server.stderr
+    for name, file in files.items():
+        assert file.read() == name
+        assert numbers.get(name, os.fstat(file.fileno()).st_ino) == os.fstat(file.fileno()).st_ino
+        file.close()
+    assert sorted(os.listdir(here)) == ["created", "linked", "other", "renamed"]
+    os.close(here)
+    assert served.client.stop() == 0
+    assert served.server.stop() == 0
+
+
+def exchange(one: Path, other: Path) -> None:
+    """renameat2(2) with RENAME_EXCHANGE."""
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    if renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
 
 
 def test_filesystems_in_the_volume_are_found_again(served: Served) -> None:

@@ -205,4 +205,5 @@ def test_a_sandbox_that_he_cannot_have(ordinary: Runner, scratch: Path) -> None:
     found = json.loads(ordinary.call("doctor", "--format", "json").stdout)
     [sandbox] = [entry for entry in found if entry["name"] == "sandbox"]
     assert sandbox["status"] == "limited"
-    assert sandbox["found"].startswith("capabilities, privileges, calls; without processes: Operation not permitted;")
+    walls = "handles, capabilities, privileges, calls"
+    assert sandbox["found"].startswith(f"{walls}; without processes: Operation not permitted;")

@@ -16,8 +16,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from fusepipe.server.broker import ANSWER, HEADER, OPEN, PROVE, SHOW_MOUNT, SIGN
 from fusepipe.server.sandbox import Prepared, enter
 from fusepipe.server.seccomp import program
+from fusepipe.syscalls import TAG_SIZE, handle_of, open_handle
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PROT_EXEC = 4
@@ -25,6 +27,7 @@ _PROT_EXEC = 4
 # Numbers of system calls for which neither Python nor the C library has a function, on x86-64.
 PTRACE, PIVOT_ROOT, BPF, IO_URING_SETUP, CLONE3 = 101, 155, 321, 425, 435
 OPEN_TREE, MOVE_MOUNT, FSOPEN, PIDFD_OPEN, PIDFD_GETFD = 428, 429, 430, 434, 438
+OPEN_BY_HANDLE_AT = 304
 KEYCTL, PERF_EVENT_OPEN, USERFAULTFD, PROCESS_VM_READV, KILL, UNSHARE = 250, 298, 323, 310, 62, 272
 
 
@@ -80,6 +83,11 @@ def executable_memory() -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def by_handle(mount: int, id: bytes) -> None:
+    """Opens a directory for reading: newer kernels ask less of who wants that (open_by_handle_at(2))."""
+    call(OPEN_BY_HANDLE_AT, mount, id[12:16] + id[8:12] + id[16:], os.O_RDONLY | os.O_DIRECTORY)
+
+
 def climb(fd: int) -> None:
     """Up and up: what is reached must be where one began, or within the volume."""
     own = os.stat("/")
@@ -102,10 +110,71 @@ def capability(number: int) -> None:
     del number
 
 
+class Broker:
+    """This process's broker, asked for what it should not do."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self.root: int = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=ROOT)
+
+    def ask(self, kind: int, shown: list[int] | None = None, item: bytes = b"") -> tuple[bytes, int]:
+        """A signature and a descriptor or -1; raises OSError."""
+        socket.send_fds(self._socket, [HEADER.pack(kind, 1) + item], shown or [])
+        answer, fds, _flags, _address = socket.recv_fds(self._socket, ANSWER.size, 1)
+        error, signature = ANSWER.unpack(answer)
+        if error:
+            raise OSError(-error, os.strerror(-error))
+        return signature, fds[0] if fds else -1
+
+    def again(self, name: str, *, prove: bool = False) -> int:
+        """What a session does: have an inode signed for, and open it again."""
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=ROOT)
+        id, _mount = handle_of(fd)
+        tag, _ = self.ask(PROVE, item=id + bytes(TAG_SIZE)) if prove else self.ask(SIGN, [fd])
+        os.close(fd)
+        return self.ask(OPEN, item=id + tag)[1]
+
+    def attempts(self, about: dict[str, Any]) -> dict[str, Callable[[], object]]:
+        """By name.  Errors that are the kernel's or the protocol's own are named first."""
+        file, directory = bytes.fromhex(about["file"]), bytes.fromhex(about["directory"])
+        none = bytes(TAG_SIZE)
+        signature, _ = self.ask(SIGN, [os.open("inside", os.O_PATH, dir_fd=ROOT)])
+        long = file[:12] + (40).to_bytes(4, "little") + b"x" * 40
+        endless = file[:12] + (1 << 20).to_bytes(4, "little") + file[16:]
+        other = (1).to_bytes(8, "little") + file[8:]
+        outer, log_file = about["outer"], about["log"]
+        return {
+            "EXDEV: climb from what it opened": lambda: climb(self.again("a")),
+            "EXDEV: climb from what it opened deep": lambda: climb(self.again("a/b")),
+            "EXDEV: climb from what it has proved": lambda: climb(self.again("a/b", prove=True)),
+            "ENFILE: sign what is not shown": lambda: self.ask(SIGN),
+            "EINVAL: sign two for one": lambda: self.ask(SIGN, [ROOT, ROOT]),
+            "EINVAL: another kind of request": lambda: self.ask(9),
+            "EINVAL: open with a mount shown": lambda: self.ask(OPEN, [self.root], file + signature),
+            "EINVAL: open half of a handle": lambda: self.ask(OPEN, item=file),
+            "EPERM: a made-up handle": lambda: self.ask(OPEN, item=file + none),
+            "EPERM: a made-up handle of a directory": lambda: self.ask(OPEN, item=directory + none),
+            "EPERM: a handle with another's signature": lambda: self.ask(OPEN, item=file + signature),
+            "EPERM: a long handle": lambda: self.ask(OPEN, item=long + signature),
+            "EPERM: an endless handle": lambda: self.ask(OPEN, item=endless + signature),
+            "EPERM: a handle of a filesystem that is not the volume's": lambda: self.ask(OPEN, item=other + signature),
+            "ESTALE: prove a file that is outside": lambda: self.ask(PROVE, item=file + none),
+            "ESTALE: prove a directory that is outside": lambda: self.ask(PROVE, item=directory + none),
+            "ESTALE: prove an endless handle": lambda: self.ask(PROVE, item=endless + none),
+            "EPERM: prove on a filesystem that is not the volume's": lambda: self.ask(PROVE, item=other + none),
+            "EPERM: show the volume's mount again": lambda: self.ask(SHOW_MOUNT, [self.root]),
+            "EPERM: show a mount of the host": lambda: self.ask(SHOW_MOUNT, [outer]),
+            "EPERM: show the volume's filesystem by a mount of the host": lambda: self.ask(SHOW_MOUNT, [log_file]),
+            "EPERM: sign what is the host's": lambda: self.ask(SIGN, [outer]),
+            "EPERM: sign what is the host's on the volume's filesystem": lambda: self.ask(SIGN, [log_file]),
+        }
+
+
 def attempts(about: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """By name."""
     secret, pid, deep = about["secret"], about["pid"], os.open("a/b", os.O_PATH | os.O_DIRECTORY, dir_fd=ROOT)
     read = os.O_RDONLY
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=ROOT)
 
     def socket_of(family: int, kind: int = socket.SOCK_STREAM) -> Callable[[], object]:
         return lambda: socket.socket(family, kind)
@@ -115,6 +184,10 @@ def attempts(about: dict[str, Any]) -> dict[str, Callable[[], object]]:
         "open a file beside the volume by its path": lambda: os.open(secret, read),
         "open a file beside the volume from its root": lambda: os.open("../secret", read, dir_fd=ROOT),
         "open a file beside the volume from a directory": lambda: os.open("../../../secret", read, dir_fd=deep),
+        "open a file beside the volume by a made-up handle": lambda: open_handle(root, bytes.fromhex(about["file"])),
+        "open the directory above the volume by a made-up handle": lambda: by_handle(
+            root, bytes.fromhex(about["directory"])
+        ),
         "follow a symlink out of the volume": lambda: os.open("absolute", read, dir_fd=ROOT),
         "follow a relative symlink out of the volume": lambda: os.open("relative", read, dir_fd=ROOT),
         "climb from the root": lambda: climb(ROOT),
@@ -187,6 +260,14 @@ if __name__ == "__main__":
     found["write to the volume"] = come_to(lambda: os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=ROOT))
     found["read the volume"] = come_to(lambda: os.read(os.open("inside", os.O_RDONLY, dir_fd=ROOT), 10))
     found["reach itself by /proc/self/fd"] = come_to(lambda: os.fstat(os.open(str(ROOT), os.O_PATH, dir_fd=PROC)))
-    print(json.dumps({"found": found, "missing": [str(one) for one in sandbox.report.missing]}), flush=True)
+    broker = Broker(facts["broker"])
+    broker.ask(SHOW_MOUNT, [os.dup(broker.root)])
+    found["open again by the broker"] = come_to(lambda: os.fstat(broker.again("inside")))
+    found["open again by the broker what was not shown"] = come_to(lambda: os.fstat(broker.again("inside", prove=True)))
+    asked = {name: come_to(attempt) for name, attempt in broker.attempts(facts).items()}
+    print(
+        json.dumps({"asked": asked, "found": found, "missing": [str(one) for one in sandbox.report.missing]}),
+        flush=True,
+    )
     sys.stdin.read()  # the parent looks at this process, and then closes its end
     os._exit(0)

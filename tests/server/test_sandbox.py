@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,16 +19,17 @@ import tests.server.breakout as breakout
 from fusepipe import syscalls
 from fusepipe.server import SandboxError, ServerError, ServerOptions, Volume, check_sandbox, launching, try_sandbox
 from fusepipe.server import sandbox as sandboxes
+from fusepipe.server.broker import Authority, Broker
 from fusepipe.server.options import CANNOT_GO_ON
 from fusepipe.server.sandbox import KEPT, Missing, Prepared, Report, enter
 from fusepipe.server.seccomp import program
-from fusepipe.syscalls import part_children
+from fusepipe.syscalls import handle_of, part_children
 from fusepipe.syscalls.process import CAPABILITIES
 from fusepipe.wire import messages as m
 from tests.server.processes import connected, ended, session
 from tests.server.volume import needs_root
 
-WALLS = ("processes", "mounts", "network", "capabilities", "privileges", "calls")
+WALLS = ("processes", "mounts", "network", "handles", "capabilities", "privileges", "calls")
 NAMESPACES = ("mnt", "pid", "net", "ipc")
 
 
@@ -71,10 +75,37 @@ def walls_of(pid: int) -> None:
     assert {"nosuid", "nodev"} <= flags
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What attempts to break out came to, by themselves and by the broker, and the process that tried and is there."""
+
+    found: dict[str, str]
+    asked: dict[str, str]
+    pid: int
+
+
 @pytest.fixture
-def tried(volume: Path, request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, str], int]]:
-    """What each attempt to break out came to, and the pid of the process that tried and still is there."""
-    about = json.dumps({"secret": str(volume.parent / "secret"), "pid": os.getpid()})
+def tried(volume: Path, request: pytest.FixtureRequest) -> Iterator[Tried]:
+    """A process inside that tries to get out.  It has two files of the host open, as others have a log file."""
+    broker = Broker(Authority())
+    with tempfile.TemporaryFile(dir="/dev/shm") as outer, open(volume.parent / "log", "w") as log:
+        paths = {"file": volume.parent / "secret", "directory": volume.parent}
+        facts: dict[str, Any] = {name: handle(path) for name, path in paths.items()}
+        passed = {"broker": broker.theirs.fileno(), "outer": outer.fileno(), "log": log.fileno()}
+        about = json.dumps({"secret": str(volume.parent / "secret"), "pid": os.getpid()} | facts | passed)
+        yield from try_out(volume, request, about, list(passed.values()), broker)
+
+
+def handle(path: Path) -> str:
+    fd = os.open(path, os.O_PATH)
+    id, _mount = handle_of(fd)
+    os.close(fd)
+    return id.hex()
+
+
+def try_out(
+    volume: Path, request: pytest.FixtureRequest, about: str, fds: list[int], broker: Broker
+) -> Iterator[Tried]:
     mode = getattr(request, "param", "rw")
     place = str(Path(breakout.__file__).parents[2])
     command = [sys.executable, "-P", breakout.__file__, str(volume), mode, about]
@@ -84,7 +115,11 @@ def tried(volume: Path, request: pytest.FixtureRequest) -> Iterator[tuple[dict[s
         part_children()
         started.append(
             subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": place}
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": place},
+                pass_fds=fds,
             )
         )
 
@@ -92,30 +127,45 @@ def tried(volume: Path, request: pytest.FixtureRequest) -> Iterator[tuple[dict[s
     thread.start()
     thread.join()
     [process] = started
+    broker.start(process.pid)
+    broker.theirs.close()
     with process:
         assert process.stdout is not None
         answer: dict[str, Any] = json.loads(process.stdout.readline() or "{}")
         assert answer.get("missing") == []
-        yield answer["found"], process.pid
+        yield Tried(answer["found"], answer["asked"], process.pid)
+    broker.close()
     assert process.returncode == 0
 
 
 @needs_root
-def test_every_attempt_to_break_out_fails(tried: tuple[dict[str, str], int]) -> None:
-    found, pid = tried
+def test_every_attempt_to_break_out_fails(tried: Tried) -> None:
     allowed = {
-        name: found.pop(name) for name in ("write to the volume", "read the volume", "reach itself by /proc/self/fd")
+        "write to the volume",
+        "read the volume",
+        "reach itself by /proc/self/fd",
+        "open again by the broker",
+        "open again by the broker what was not shown",
     }
-    assert set(allowed.values()) == {"done"}
-    assert len(found) > 50
-    assert not {name: outcome for name, outcome in found.items() if outcome == "done"}
-    walls_of(pid)
+    assert len(tried.found) > 50
+    assert {name for name, outcome in tried.found.items() if outcome == "done"} == allowed
+    walls_of(tried.pid)
 
 
 @needs_root
-def test_what_stops_an_attempt_is_what_was_meant_to_stop_it(tried: tuple[dict[str, str], int]) -> None:
-    found, _pid = tried
-    nowhere = {name: found[name] for name in found if name.startswith(("open a file", "follow", "reach "))}
+def test_the_broker_helps_nobody_out(tried: Tried) -> None:
+    assert len(tried.asked) > 20
+    assert not {name: outcome for name, outcome in tried.asked.items() if not name.startswith(f"{outcome}: ")}
+
+
+@needs_root
+def test_what_stops_an_attempt_is_what_was_meant_to_stop_it(tried: Tried) -> None:
+    found = tried.found
+    made_up = {name: outcome for name, outcome in found.items() if name.endswith("by a made-up handle")}
+    assert len(made_up) == 2
+    assert set(made_up.values()) == {"EPERM"}
+    ways = ("open a file", "follow", "reach ")
+    nowhere = {name: found[name] for name in found if name.startswith(ways) and name not in made_up}
     assert set(nowhere.values()) <= {"ENOENT", "ENOTDIR", "done"}, nowhere
     assert found["climb from the root"] == found["climb from a directory"] == "EXDEV"
     assert found["open a character device"] == found["open the disk of the volume"] == "EACCES"
@@ -126,10 +176,9 @@ def test_what_stops_an_attempt_is_what_was_meant_to_stop_it(tried: tuple[dict[st
 
 @needs_root
 @pytest.mark.parametrize("tried", ["ro"], indirect=True)
-def test_a_read_only_volume_cannot_be_written_to_by_anything(tried: tuple[dict[str, str], int]) -> None:
-    found, _pid = tried
-    assert found["write to the volume"] == "EROFS"
-    assert found["read the volume"] == "done"
+def test_a_read_only_volume_cannot_be_written_to_by_anything(tried: Tried) -> None:
+    assert tried.found["write to the volume"] == "EROFS"
+    assert tried.found["read the volume"] == "done"
 
 
 @needs_root
@@ -229,7 +278,7 @@ def test_a_session_that_is_told_to_end_before_it_has_begun_ends(volume: Path) ->
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without libseccomp."""
 
-    def missing() -> bytes:
+    def missing(*, by_handle: bool = False) -> bytes:
         raise OSError(0, "libseccomp cannot be loaded")
 
     monkeypatch.setattr(launching, "program", missing)
@@ -270,10 +319,15 @@ def test_a_wall_that_fails_is_the_last_that_is_tried_where_all_are_required(monk
         ("processes",), (Missing("mounts", "Operation not permitted", sandboxes.MOUNTS_REMEDY),)
     )
     assert built == []
-    report = enter(-1, Prepared(b"x", no_processes="no"), level="prefer", read_only=False).report
-    assert report.held == ("network", "capabilities", "privileges", "calls")
-    assert [missing.wall for missing in report.missing] == ["processes", "mounts"]
-    assert len(built) == 4
+    for may, held in ((True, ()), (False, ("handles",))):
+        capabilities = frozenset({sandboxes.BY_HANDLE} if may else {})
+        monkeypatch.setattr(syscalls, "facts", lambda found=capabilities: SimpleNamespace(capabilities=found))
+        entered = enter(-1, Prepared(b"x", no_processes="no"), level="prefer", read_only=False)
+        assert entered.report.held == ("network", *held, "capabilities", "privileges", "calls")
+        assert {missing.wall for missing in entered.report.missing} == {"processes", "mounts", "handles"} - set(held)
+        assert entered.handles is not may
+        assert len(built) == 4
+        built.clear()
 
 
 def test_a_trial_that_says_nothing(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +347,7 @@ def test_what_is_missing_matters_only_where_it_is_required() -> None:
 def test_the_filter_is_a_program() -> None:
     made = program()
     assert made is program()
+    assert made != program(by_handle=True)
     assert len(made) % 8 == 0
     assert 50 < len(made) // 8 < 4096
 

@@ -47,6 +47,7 @@ class Tables:
         read_only: bool = False,
         policy: Policy | None = None,
         proc_fd: int = -1,
+        broker_fd: int = -1,
     ) -> None:
         """Maps a memfd of `create_memfd`; one that was used before goes on with its inodes, handles and slots.
 
@@ -54,6 +55,7 @@ class Tables:
         limits descriptors of open handles and cached inodes together; calls that run need up to 3 more each, a
         filesystem in the volume one.  `privileged`: files are made as the caller, which needs root.  `proc_fd`:
         /proc/self/fd, which then has to be the working directory and stays the caller's; -1: it is found by its path.
+        `broker_fd`: a socket to the session's broker, which stays the caller's; -1: handles are opened here.
         Raises OSError where the root is missing or not a directory, ValueError where the memfd is none of ours or
         belongs to another directory.
         """
@@ -62,7 +64,13 @@ class Tables:
         root_fd = root if isinstance(root, int) else os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.tree = Tree(
-                memfd, root_fd, fd_budget=fd_budget, privileged=privileged, read_only=read_only, proc_fd=proc_fd
+                memfd,
+                root_fd,
+                fd_budget=fd_budget,
+                privileged=privileged,
+                read_only=read_only,
+                proc_fd=proc_fd,
+                broker_fd=broker_fd,
             )
         except OSError as error:
             if error.errno == errno.EINVAL:
@@ -85,8 +93,9 @@ class Tables:
         """Counters by name: inodes, lookups (not yet forgotten), handles, fds (that count against the budget), pinned
         (inodes without a name), evictions, reopened (by file handle), overforgotten (errors of the client),
         pins_given_up, filesystems, kept (inodes of which somebody else has a descriptor, too), lost_locks (open files
-        that had locks when another process died), unreachable (inodes that nothing can open any more), locks (owners
-        that have fcntl locks on a file), and fd_budget, which fds never exceeds.  Walks the inode table.
+        that had locks when another process died), unreachable (inodes that nothing can open any more), signed_handles
+        (by the broker), locks (owners that have fcntl locks on a file), and fd_budget, which fds never exceeds.  Walks
+        the inode table.
         """
         return self.tree.statistics() | {"locks": len(self.locks), "fd_budget": self._fd_budget}
 
