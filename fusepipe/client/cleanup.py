@@ -8,11 +8,8 @@ from fusepipe.wire import read_page
 from fusepipe.wire.client_session import Replied
 from fusepipe.wire.messages import CleanupRequest, ReaddirReply
 
-GATHER = 0.01
+GATHER = 0.002
 """Seconds for which a batch grows before it is sent: many files in one cost both sides little more than one file."""
-
-STRAGGLERS = 0.002
-"""Seconds in which the kernel gives back what it has let go before another request."""
 
 
 class _Batch:
@@ -116,7 +113,7 @@ class Cleanup:
         On a local disk a file's space is free once its last user has closed it; here that takes a moment longer.  The
         kernel may let a request go before what it gives back, so that gets a moment to come.
         """
-        await trio.sleep(STRAGGLERS)
+        await trio.sleep(GATHER)
         self.send()
         while waiting := tuple(self._under_way):
             for batch in waiting:

@@ -1,11 +1,13 @@
 """Small filesystems of their own for what a whole disk cannot show: full, read-only, at its limits."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .filesystems import Unavailable, new_filesystem, run
+from .process import Patience
 from .targets import Target, scratch_directory
 
 
@@ -25,11 +27,23 @@ class SmallFilesystem:
             commands = ["remount,ro", self.backing], ["remount,rw", self.backing]
         else:
             commands = ["remount,bind,ro", self.path], ["remount,bind,rw", self.path]
-        run("mount", "-o", *commands[0])
+        _as_soon_as_it_can("mount", "-o", *commands[0])
         try:
             yield
         finally:
             run("mount", "-o", *commands[1])
+
+
+def _as_soon_as_it_can(*command: str) -> None:
+    """Run it again while it fails: a filesystem is busy until what was removed has been given back, a moment later."""
+    deadline = time.monotonic() + Patience.seconds
+    while True:
+        try:
+            return run(*command)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 @contextmanager
