@@ -352,6 +352,10 @@ def test_fsync_fails(mount_on: MountOn, failing: Failing) -> None:
 
 def test_each_call_gets_its_errno(mount_on: MountOn, failing: Failing) -> None:
     """What the disk answers arrives at the call that asked it, and nothing stays broken when it works again."""
+    numbers = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+    unlisted = {number: f"unlisted {number}" for number in numbers}  # one for each, since a listing may be kept
+    for name in unlisted.values():
+        (failing.path / name).mkdir()
     with _mounted(mount_on(failing.path)) as path:
         synced(path / "file", BLOCK)
         calls: dict[str, Callable[[], object]] = {
@@ -362,9 +366,9 @@ def test_each_call_gets_its_errno(mount_on: MountOn, failing: Failing) -> None:
             "create": lambda: (path / "new").touch(),
             "mkdir": lambda: (path / "folder").mkdir(),
             "unlink": lambda: (path / "file").unlink(),
-            "readdir": lambda: os.listdir(path),
+            "readdir": lambda: os.listdir(path / unlisted[number]),
         }
-        for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+        for number in numbers:
             for operation, call in calls.items():
                 mounttable.drop_dentries(path)
                 failing.fail(operation, number)
@@ -372,7 +376,11 @@ def test_each_call_gets_its_errno(mount_on: MountOn, failing: Failing) -> None:
                     call()
                 failing.heal()
             assert (path / "file").read_bytes() == BLOCK
-            assert os.listdir(path) == ["file"]
+            assert sorted(os.listdir(path)) == ["file", *sorted(unlisted.values())]
         for operation in ("create", "mkdir", "unlink"):
             calls[operation]()
-        assert sorted(os.listdir(path)) == sorted(os.listdir(failing.path)) == ["folder", "new"]
+        assert (
+            sorted(os.listdir(path))
+            == sorted(os.listdir(failing.path))
+            == ["folder", "new", *sorted(unlisted.values())]
+        )

@@ -77,7 +77,7 @@ def test_the_parent_of_the_root_is_the_root(rogue: Rogue, place: Place) -> None:
     assert rogue.call(Op.LOOKUP, ROOT, b".")[1][0] == ROOT
     inner = rogue.call(Op.LOOKUP, ROOT, b"d")[1][0]
     assert rogue.call(Op.LOOKUP, inner, b"..")[1][0] == ROOT
-    handle = rogue.call(Op.OPENDIR, ROOT)[1]
+    handle = rogue.call(Op.OPENDIR, ROOT, 0)[1]
     rogue.request(Op.READDIR, handle, 0, 4096)
     frame = rogue.frame()
     assert frame is not None

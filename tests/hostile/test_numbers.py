@@ -38,7 +38,7 @@ BY_NODE: list[tuple[Any, ...]] = [
     (Op.OPEN, "n", os.O_RDWR, False, 0),
     (Op.CREATE, "n", b"x", os.O_RDWR, 0o600, 0, *ME, False),
     (Op.TMPFILE, "n", os.O_RDWR, 0o600, 0, *ME),
-    (Op.OPENDIR, "n"),
+    (Op.OPENDIR, "n", 0),
     (Op.STATX, "n", 0, 0, 0x7FF),
 ]
 BY_HANDLE: list[tuple[Any, ...]] = [
@@ -117,14 +117,14 @@ def test_a_file_s_handle_for_a_directory_and_for_another_file(rogue: Rogue, plac
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
     other = rogue.call(Op.LOOKUP, ROOT, b"g")[1][0]
     handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
-    directory = rogue.call(Op.OPENDIR, ROOT)[1]
+    directory = rogue.call(Op.OPENDIR, ROOT, 0)[1]
     assert rogue.errno(Op.READDIR, handle, 0, 4096) == "EBADF"
     assert rogue.errno(Op.READ, directory, 0, 10) == "EBADF"
     assert rogue.errno(Op.GETATTR, other, handle) == "EBADF"
     assert rogue.errno(Op.SETATTR, other, handle, 8, 0, 0, 0, 1, 0, 0, 0, 0) == "EBADF"
     assert rogue.errno(Op.SETLK, other, handle, 1, 0, 0, 0, 1) == "EBADF"
     assert rogue.errno(Op.OPEN, ROOT, os.O_RDONLY, False, 0) == "EISDIR"
-    assert rogue.errno(Op.OPENDIR, node) == "ENOTDIR"
+    assert rogue.errno(Op.OPENDIR, node, 0) == "ENOTDIR"
     rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little") + directory.to_bytes(8, "little"), slot=CLEANUP)
 
 

@@ -97,7 +97,7 @@ def test_a_directory_and_a_symlink(rogue: Rogue, place: Place, relative: bool) -
             rogue.call(Op.SETATTR, node, 0, 1, 0o700, 0, 0, 0, 0, 0, 0, 0)
             rogue.call(Op.SETATTR, node, 0, 128 | 256, 0, 0, 0, 0, 0, 0, 0, 0)
             rogue.call(Op.SETXATTR, node, b"user.mine", b"1", 0)
-            opened = rogue.call(Op.OPENDIR, node)
+            opened = rogue.call(Op.OPENDIR, node, 0)
             if not opened[0]:
                 rogue.call(Op.CLEANUP, b"", opened[1].to_bytes(8, "little"), slot=CLEANUP)
     assert outside(place) == before
