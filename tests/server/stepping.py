@@ -52,7 +52,7 @@ class World:
         self._look(b"other")
         self.file = self.volume.open(self.node, os.O_RDWR)
         self.released = self.volume.open(self.gone, os.O_RDWR)
-        self.listing = self.volume(Op.OPENDIR, ROOT).handle
+        self.listing = self.volume(Op.OPENDIR, ROOT, 0).handle
         self.handles = [self.file, self.listing]
         self.volume.tables.memory.opened(b"opening", OLD)
 

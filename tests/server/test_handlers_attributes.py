@@ -115,7 +115,7 @@ def test_a_handle_must_be_one_of_the_node(volume: Volume) -> None:
 
 
 def test_a_directory_handle_serves_too(volume: Volume) -> None:
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     assert volume(Op.GETATTR, ROOT, handle).attr == volume(Op.GETATTR, ROOT, 0).attr
 
 
@@ -179,7 +179,7 @@ def test_other_filesystems_in_the_volume(disk: Volume, tmp_path: Path, mounted: 
         with Volume(disk.path) as volume:
             roots = [volume.lookup(b"a"), volume.lookup(b"b")]
             files = [volume.lookup(b"file", root.node) for root in roots]
-            handle = volume(Op.OPENDIR, roots[0].node).handle
+            handle = volume(Op.OPENDIR, roots[0].node, 0).handle
             listed = {entry.name: entry for entry in volume.page(handle)}
             assert listed[b"file"].ino == files[0].attr.ino
             assert listed[b"file"].node == files[0].node

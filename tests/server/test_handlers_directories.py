@@ -25,7 +25,7 @@ def test_entries_are_what_lookup_says(volume: Volume) -> None:
     (volume.path / "dir").mkdir()
     os.symlink("nowhere", volume.path / "link")
     os.mkfifo(volume.path / "fifo")
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     entries = {entry.name: entry for page in volume.pages(handle) for entry in page}
     assert set(entries) == {b".", b"..", b"file", b"dir", b"link", b"fifo"}
     for name in (b"file", b"dir", b"link", b"fifo"):
@@ -45,14 +45,14 @@ def test_entries_are_what_lookup_says(volume: Volume) -> None:
 
 def test_dot_dot_below_the_root(volume: Volume) -> None:
     node = volume.mkdir(b"d").node
-    entries = {entry.name: entry for entry in volume.page(volume(Op.OPENDIR, node).handle)}
+    entries = {entry.name: entry for entry in volume.page(volume(Op.OPENDIR, node, 0).handle)}
     assert entries[b".."].ino == volume.path.stat().st_ino
 
 
 @pytest.mark.parametrize("size", [counted_size(4), 512, 4096, 1 << 20])
 def test_a_page_is_filled_and_no_fuller(volume: Volume, size: int) -> None:
     fill(volume.path, 100)
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     pages = list(volume.pages(handle, size))
     names = [entry.name for page in pages for entry in page]
     assert len(names) == len(set(names)) == 102
@@ -65,7 +65,7 @@ def test_a_page_is_filled_and_no_fuller(volume: Volume, size: int) -> None:
 
 def test_only_what_is_packed_is_counted(volume: Volume) -> None:
     fill(volume.path, 50)
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     page = volume.page(handle, 0, 600)
     assert len([entry for entry in page if entry.node]) == volume.count("lookups") - 1
     volume.forget_entries(page)
@@ -74,7 +74,7 @@ def test_only_what_is_packed_is_counted(volume: Volume) -> None:
 
 
 def test_a_page_that_is_too_small_for_an_entry(volume: Volume) -> None:
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     with fails(errno.EINVAL):
         volume.page(handle, 0, counted_size(1) - 1)
     assert len(volume.page(handle, 0, 4096)) == 2
@@ -84,18 +84,18 @@ def test_a_page_that_is_too_small_for_an_entry(volume: Volume) -> None:
 
 def test_reading_goes_on_from_any_offset(volume: Volume) -> None:
     fill(volume.path, 300)
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     entries = [entry for page in volume.pages(handle) for entry in page]
     names = [entry.name for entry in entries]
     for position in (250, 3, 0, 299, 120):
         rest = volume.page(handle, entries[position].offset, 1 << 20)
         assert [entry.name for entry in rest] == names[position + 1 :]
-    again = volume.page(volume(Op.OPENDIR, ROOT).handle, entries[100].offset, 1 << 20)
+    again = volume.page(volume(Op.OPENDIR, ROOT, 0).handle, entries[100].offset, 1 << 20)
     assert [entry.name for entry in again] == names[101:]
 
 
 def test_rewinding_sees_what_is_new(volume: Volume) -> None:
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     assert len(volume.page(handle)) == 2
     (volume.path / "new").touch()
     assert len(volume.page(handle)) == 3
@@ -103,7 +103,7 @@ def test_rewinding_sees_what_is_new(volume: Volume) -> None:
 
 def test_offsets_that_were_never_given(volume: Volume) -> None:
     fill(volume.path, 10)
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     with fails(errno.EINVAL):
         volume.page(handle, (1 << 64) - 1)
     assert isinstance(volume.page(handle, 12345), list)
@@ -112,7 +112,7 @@ def test_offsets_that_were_never_given(volume: Volume) -> None:
 def test_only_directories(volume: Volume) -> None:
     entry, handle = volume.create(b"f")
     with fails(errno.ENOTDIR):
-        volume(Op.OPENDIR, entry.node)
+        volume(Op.OPENDIR, entry.node, 0)
     with fails(errno.EBADF):
         volume.page(handle)
     with fails(errno.EBADF):
@@ -120,7 +120,7 @@ def test_only_directories(volume: Volume) -> None:
 
 
 def test_fsyncdir(volume: Volume) -> None:
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     volume(Op.FSYNCDIR, handle, False)
     volume(Op.FSYNCDIR, handle, True)
 
@@ -129,7 +129,7 @@ def test_a_name_whose_lookup_fails_is_not_left_out(directory: Path, serve: Calla
     """Here because there is no room for its row."""
     fill(directory, 20)
     volume = serve(directory, inodes=8)
-    entries = volume.page(volume(Op.OPENDIR, ROOT).handle, 0, 1 << 16)
+    entries = volume.page(volume(Op.OPENDIR, ROOT, 0).handle, 0, 1 << 16)
     assert len(entries) == 22
     assert len([entry for entry in entries if entry.node]) == 6
     numbers = {entry.name: entry.ino for entry in entries}
@@ -158,7 +158,7 @@ def test_each_name_once_while_others_create_and_delete(disk: Volume) -> None:
     thread.start()
     try:
         for _ in range(2):
-            handle = disk(Op.OPENDIR, ROOT).handle
+            handle = disk(Op.OPENDIR, ROOT, 0).handle
             entries = [entry for page in disk.pages(handle, 1 << 15) for entry in page]
             disk.release(handle)
             names = [entry.name for entry in entries if entry.name.startswith(b"stay-")]
@@ -175,7 +175,7 @@ def test_each_name_once_while_others_create_and_delete(disk: Volume) -> None:
 def test_two_readers_of_one_handle(volume: Volume) -> None:
     """Each offset is answered with what follows it, whoever asks."""
     fill(volume.path, 500)
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     entries = [entry for page in volume.pages(handle, 2048) for entry in page]
     names = [entry.name for entry in entries]
     failures: list[int] = []
@@ -199,7 +199,7 @@ def test_entries_need_no_descriptors(disk: Volume) -> None:
     """What a listing names is held by handle, so that a guest can list more than there are descriptors."""
     fill(disk.path, 400)
     before = len(os.listdir("/proc/self/fd"))
-    handle = disk(Op.OPENDIR, ROOT).handle
+    handle = disk(Op.OPENDIR, ROOT, 0).handle
     entries = [entry for page in disk.pages(handle) for entry in page]
     assert disk.count("inodes") == 401
     if disk.count("fds") == 2:
@@ -216,7 +216,7 @@ def test_unlinking_what_is_held_by_handle_only(disk: Volume) -> None:
     (disk.path / "f").write_bytes(b"data")
     (disk.path / "d").mkdir()
     (disk.path / "over").write_bytes(b"old")
-    handle = disk(Op.OPENDIR, ROOT).handle
+    handle = disk(Op.OPENDIR, ROOT, 0).handle
     nodes = {entry.name: entry.node for entry in disk.page(handle)}
     disk(Op.UNLINK, ROOT, b"f")
     disk(Op.RMDIR, ROOT, b"d")

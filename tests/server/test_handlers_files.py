@@ -53,7 +53,7 @@ def test_offsets_beyond_what_a_file_can_have(volume: Volume) -> None:
 def test_handles_that_are_not_known(volume: Volume) -> None:
     _, handle = volume.create(b"f")
     volume.release(handle)
-    directory = volume(Op.OPENDIR, ROOT).handle
+    directory = volume(Op.OPENDIR, ROOT, 0).handle
     for number in (0, handle, handle + (2 << 32), 99, (1 << 64) - 1, directory):
         with fails(errno.EBADF):
             volume.read(number)

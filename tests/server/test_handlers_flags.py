@@ -36,7 +36,7 @@ def shown(path: Path) -> str:
 def test_flags_of_files_and_directories(disk: Volume) -> None:
     _, file = disk.create(b"file")
     disk.mkdir(b"dir")
-    directory = disk(Op.OPENDIR, disk.lookup(b"dir").node).handle
+    directory = disk(Op.OPENDIR, disk.lookup(b"dir").node, 0).handle
     for handle, name in ((file, "file"), (directory, "dir")):
         before = get(disk, handle)
         set_to(disk, handle, before | IMMUTABLE | NODUMP)

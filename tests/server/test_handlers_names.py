@@ -101,7 +101,7 @@ def test_symlinks_are_not_followed(volume: Volume) -> None:
     with fails(errno.ELOOP):
         volume.open(entry.node, os.O_RDONLY)
     with fails(errno.ENOTDIR):
-        volume(Op.OPENDIR, entry.node)
+        volume(Op.OPENDIR, entry.node, 0)
     with fails(errno.ELOOP):
         volume.create(b"out", flags=os.O_RDWR)
 

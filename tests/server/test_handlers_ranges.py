@@ -50,7 +50,7 @@ def test_other_ways_to_seek_are_refused(volume: Volume, sparse: int) -> None:
     with fails(errno.EBADF):
         volume(Op.LSEEK, 99, 0, os.SEEK_DATA)
     with fails(errno.EBADF):
-        volume(Op.LSEEK, volume(Op.OPENDIR, ROOT).handle, 0, os.SEEK_DATA)
+        volume(Op.LSEEK, volume(Op.OPENDIR, ROOT, 0).handle, 0, os.SEEK_DATA)
 
 
 def test_seeking_moves_nothing(volume: Volume, sparse: int) -> None:
@@ -94,7 +94,7 @@ def test_errors_of_allocating(volume: Volume) -> None:
     ):
         with fails(number):
             allocate(volume, handle, mode, offset, length)
-    for wrong in (99, volume.open(entry.node, os.O_RDONLY), volume(Op.OPENDIR, ROOT).handle):
+    for wrong in (99, volume.open(entry.node, os.O_RDONLY), volume(Op.OPENDIR, ROOT, 0).handle):
         with fails(errno.EBADF):
             allocate(volume, wrong, 0, 0, 1)
 
@@ -233,7 +233,7 @@ def test_errors_of_copying(volume: Volume) -> None:
         volume(Op.COPY_FILE_RANGE, handle, 0, handle, 5, 10, False)
     reads = volume.open(entry.node, os.O_RDONLY)
     appends = volume.open(entry.node, os.O_RDWR | os.O_APPEND)
-    directory = volume(Op.OPENDIR, ROOT).handle
+    directory = volume(Op.OPENDIR, ROOT, 0).handle
     for source, target in ((handle, reads), (handle, appends), (99, handle), (handle, 99), (directory, handle)):
         with fails(errno.EBADF):
             volume(Op.COPY_FILE_RANGE, source, 0, target, 20, 4, False)

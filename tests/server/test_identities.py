@@ -185,7 +185,7 @@ def test_what_is_made_belongs_to_the_mapped_caller(mapped: Volume, uid: int, gid
         assert (entry.attr.uid, entry.attr.gid) == (uid, gid)
         assert mapped(Op.GETATTR, entry.node, 0).attr[3:5] == (uid, gid)
         assert mapped(Op.STATX, entry.node, 0, 0, 0x7FF).attr[3:5] == (uid, gid)
-    handle = mapped(Op.OPENDIR, ROOT).handle
+    handle = mapped(Op.OPENDIR, ROOT, 0).handle
     entries = {entry.name: entry.attr for entry in mapped.page(handle)}
     assert all(attr is None or (attr.uid, attr.gid) == (uid, gid) for name, attr in entries.items() if name in b"dlnf")
     assert mapped(Op.TMPFILE, ROOT, os.O_RDWR, 0o600, 0, *who).entry.attr[3:5] == (uid, gid)
@@ -263,7 +263,7 @@ def test_what_belongs_to_somebody_who_is_not_mapped(mapped: Volume, uid: int, gi
         (errno.EACCES, lambda: mapped.open(file.node, os.O_RDONLY | os.O_TRUNC)),
         (errno.EACCES, lambda: mapped.open(closed.node, os.O_RDONLY)),
         (errno.EACCES, lambda: mapped(Op.CREATE, ROOT, b"open", os.O_RDWR, 0o644, 0, 0, 0, (), False)),
-        (errno.EACCES, lambda: mapped(Op.OPENDIR, private)),
+        (errno.EACCES, lambda: mapped(Op.OPENDIR, private, 0)),
         (errno.EACCES, lambda: mapped.lookup(b"inner", private)),
         (errno.EACCES, lambda: mapped(Op.MKDIR, public, b"d", 0o755, 0, 0, 0, ())),
         (errno.EACCES, lambda: mapped(Op.TMPFILE, public, os.O_RDWR, 0o600, 0, 0, 0, ())),

@@ -116,7 +116,7 @@ def test_without_the_right_to_open_handles_the_budget_is_the_limit(
                 for f in range(40):
                     nodes.append(volume.lookup(b"f%d" % f, parent).node)
             assert len(nodes) == 14
-            page = volume.page(volume(Op.OPENDIR, nodes_parent(volume, parent, nodes)).handle, 0, 1 << 16)
+            page = volume.page(volume(Op.OPENDIR, nodes_parent(volume, parent, nodes), 0).handle, 0, 1 << 16)
             assert len(page) == 42, "no name is left out"
             assert volume.count("evictions") == 0
 
@@ -160,7 +160,7 @@ def test_numbers_are_used_again_while_only_the_handle_is_held(open_path: Path, s
         path = open_path / "f"
         path.write_bytes(b"%d" % number)
         numbers.add(path.stat().st_ino)
-        handle = volume(Op.OPENDIR, ROOT).handle
+        handle = volume(Op.OPENDIR, ROOT, 0).handle
         listed = {entry.name: entry.node for entry in volume.page(handle)}
         volume.release(handle)
         old.append(listed[b"f"])

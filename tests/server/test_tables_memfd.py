@@ -49,7 +49,7 @@ def test_what_an_inode_costs(memory: Path, serve: Callable[..., Volume]) -> None
     count = 5000
     for number in range(count):
         (memory / str(number)).touch()
-    handle = volume(Op.OPENDIR, ROOT).handle
+    handle = volume(Op.OPENDIR, ROOT, 0).handle
     for _ in volume.pages(handle, 1 << 20):
         pass
     assert volume.count("inodes") == count + 1
@@ -109,7 +109,7 @@ volume.write(handle, b"first")
 appending = volume.open(file.node, os.O_RDWR | os.O_APPEND | os.O_TRUNC)
 volume.write(handle, b"first")
 volume.lookup(b"file", directory.node)
-listing = volume(Op.OPENDIR, directory.node).handle
+listing = volume(Op.OPENDIR, directory.node, 0).handle
 volume.page(listing)
 forgotten = volume.mkdir(b"forgotten").node
 volume.forget(forgotten)

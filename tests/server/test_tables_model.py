@@ -100,7 +100,7 @@ class TablesMachine(RuleBasedStateMachine):
 
     @rule(target=nodes)
     def readdir(self) -> Any:
-        handle = self.volume(Op.OPENDIR, ROOT).handle
+        handle = self.volume(Op.OPENDIR, ROOT, 0).handle
         entries = [entry for entry in self.volume.page(handle) if entry.node]
         self.volume.release(handle)
         assert {entry.name for entry in entries} == set(self.files)
