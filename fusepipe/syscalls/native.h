@@ -182,6 +182,7 @@ bool native_decode(struct native_session *s, const struct native_frame *frame, s
 bool native_begin(struct native_call *call, struct native_connection *c, uint64_t in_flight, int *error);
 void native_carry_out(struct native_call *call, bool quick, int *error, struct native_reply *reply);
 struct native_connection *native_settle(struct native_call *call, const struct native_reply *reply, int error);
+void native_answer(struct native_call *call, struct native_reply *reply, int error);
 void native_start(struct native_call *call, int *error);
 bool native_is_slow(struct native_session *s, uint32_t number);
 void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds);

@@ -157,3 +157,18 @@ struct native_connection *native_settle(struct native_call *call, const struct n
     pthread_mutex_unlock(&slot->lock);
     return route;
 }
+
+/* Notes that the request has run and sends its reply. */
+void native_answer(struct native_call *call, struct native_reply *reply, int error)
+{
+    struct native_session *s = call->session;
+    struct native_connection *route;
+
+    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
+    route = native_settle(call, reply, error);
+    if (route) {
+        native_send_replies(route, reply, 1);
+        native_connection_drop(route);
+    }
+    __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
+}

@@ -372,8 +372,8 @@ RUN(create)
     struct name name;
 
     *error = tree_create(call->session->t, r->parent, c_name(&name, r->name), r->name.size, r->flags, r->mode, r->kill,
-                         &(struct identity){ r->uid, r->gid, groups, take_groups(groups, r->groups), r->umask }, entry, &reply.handle,
-                         &reply.flags, attr);
+                         &(struct identity){ r->uid, r->gid, groups, take_groups(groups, r->groups), r->umask }, entry,
+                         &reply.handle, &reply.flags, attr);
     if (!*error)
         reply.entry = entry_of(entry);
     reply.attached = !*error && attach(&reply.parent, attr);

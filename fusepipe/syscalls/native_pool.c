@@ -32,7 +32,6 @@ static unsigned char *room_for(struct room *room, size_t size)
 static void run_job(struct native_session *s, struct native_job *job, struct room *room)
 {
     unsigned char small[2 * REPLY_HEADER];
-    struct native_connection *route;
     struct native_reply reply;
     struct native_call call;
     unsigned char *place;
@@ -49,13 +48,7 @@ static void run_job(struct native_session *s, struct native_job *job, struct roo
     call.header = place + WIRE_PREFIX;
     call.data = place + call.header_room;
     native_carry_out(&call, false, &error, &reply);
-    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
-    route = native_settle(&call, &reply, error);
-    if (route) {
-        native_send_replies(route, &reply, 1);
-        native_connection_drop(route);
-    }
-    __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
+    native_answer(&call, &reply, error);
 }
 
 static void end_job(struct native_job *job)

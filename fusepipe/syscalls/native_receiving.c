@@ -161,7 +161,6 @@ static bool run_here(struct native_connection *c, struct native_call *call, stru
 {
     struct native_session *s = c->session;
     unsigned char *buffer = c->buffer, *arena = c->arena;
-    struct native_connection *route;
     struct native_reply reply;
     int error = LATER;
     uint64_t job, began;
@@ -177,13 +176,7 @@ static bool run_here(struct native_connection *c, struct native_call *call, stru
     call->data = arena + call->header_room;
     native_carry_out(call, false, &error, &reply);
     native_took(s, call->op->number, now() - began);
-    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
-    route = native_settle(call, &reply, error);
-    if (route) {
-        native_send_replies(route, &reply, 1);
-        native_connection_drop(route);
-    }
-    __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
+    native_answer(call, &reply, error);
     free(frame->owned);
     leads = native_lead_end(c, job);
     if (!leads) {
