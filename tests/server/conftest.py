@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from fusepipe import log
+from tests.server.processes import Sessions
 from tests.server.volume import Volume, in_thread
+from tests.support import world
 
 SYS_SETRESUID = 117  # of x86-64
 NOBODY = 65534
@@ -25,6 +27,17 @@ def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     log.configure("info")
     yield lambda: capfd.readouterr().err
     log.apply(before)
+
+
+def _all_sessions() -> set[int]:
+    return {process.pid for process in world.processes() if "session_process" in process.command}
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    """Finds those of this test only: the mounts that several tests share have theirs, which nobody else may touch."""
+    others = _all_sessions()
+    return lambda: sorted(_all_sessions() - others)
 
 
 @pytest.fixture

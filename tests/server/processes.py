@@ -20,6 +20,9 @@ from fusepipe.transport import Address, SocketFile
 from fusepipe.wire import HelloRequest
 from tests.server.sessions import PATIENCE, Client, offer
 
+Sessions = Callable[[], list[int]]
+"""The process ids of the session processes that began with this test."""
+
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for something that other threads or processes bring about."""

@@ -17,9 +17,8 @@ from fusepipe.transport import Listener, ListenError, OutOfResources
 from fusepipe.wire import ErrorCode, encode_request
 from fusepipe.wire import messages as m
 from fusepipe.wire.frames import FrameSender
-from tests.server.processes import client, dial, leased, serving, until
+from tests.server.processes import Sessions, client, dial, leased, serving, until
 from tests.server.sessions import PATIENCE, Client, offer
-from tests.support import world
 
 pytestmark = pytest.mark.usefixtures("lines")
 
@@ -27,25 +26,6 @@ pytestmark = pytest.mark.usefixtures("lines")
 def volume(path: Path, name: str = "v", **options: Any) -> Volume:
     path.mkdir(exist_ok=True)
     return Volume(name, str(path), **options)
-
-
-_others: set[int] = set()
-
-
-def all_sessions() -> set[int]:
-    return {process.pid for process in world.processes() if "session_process" in process.command}
-
-
-@pytest.fixture(autouse=True)
-def _note_others() -> None:
-    """Sessions of mounts that several tests share may be running: they are not the test's at hand."""
-    _others.clear()
-    _others.update(all_sessions())
-
-
-def sessions() -> list[int]:
-    """The process ids of the session processes that began with this test."""
-    return sorted(all_sessions() - _others)
 
 
 def refused(client: Client) -> ErrorCode:
@@ -57,7 +37,7 @@ def refused(client: Client) -> ErrorCode:
 # ---- sessions ----
 
 
-def test_two_volumes_and_two_clients_at_once(tmp_path: Path) -> None:
+def test_two_volumes_and_two_clients_at_once(tmp_path: Path, sessions: Sessions) -> None:
     volumes = [volume(tmp_path / "a", "a"), volume(tmp_path / "b", "b", read_only=True)]
     (tmp_path / "a" / "only-a").touch()
     (tmp_path / "b" / "only-b").touch()
@@ -88,7 +68,7 @@ def test_two_sessions_of_one_volume_on_two_addresses(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a"]
 
 
-def test_a_further_connection_reaches_its_own_session(tmp_path: Path) -> None:
+def test_a_further_connection_reaches_its_own_session(tmp_path: Path, sessions: Sessions) -> None:
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]), client(path) as one, client(path) as other:
         one.attach(dial(path))
@@ -101,7 +81,7 @@ def test_a_further_connection_reaches_its_own_session(tmp_path: Path) -> None:
         assert other.call(m.GetattrRequest(1, 0), via=1)[0] == 0
 
 
-def test_an_unknown_session_is_stale(tmp_path: Path, lines: Any) -> None:
+def test_an_unknown_session_is_stale(tmp_path: Path, lines: Any, sessions: Sessions) -> None:
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]), client(path) as gone:
         gone.bye()
@@ -116,7 +96,7 @@ def test_an_unknown_session_is_stale(tmp_path: Path, lines: Any) -> None:
 # ---- refusals ----
 
 
-def test_typed_refusals(tmp_path: Path, lines: Any) -> None:
+def test_typed_refusals(tmp_path: Path, lines: Any, sessions: Sessions) -> None:
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")], ServerOptions(max_sessions=1)):
         assert refused(client(path, b"other")) is ErrorCode.NO_SUCH_VOLUME
@@ -230,7 +210,7 @@ def test_accepting_goes_on_when_there_are_descriptors_again(
 # ---- crashes and the end ----
 
 
-def test_a_session_process_that_dies_is_its_own_loss_only(tmp_path: Path, lines: Any) -> None:
+def test_a_session_process_that_dies_is_its_own_loss_only(tmp_path: Path, lines: Any, sessions: Sessions) -> None:
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]), client(path) as lucky:
         (survivor,) = sessions()
@@ -246,7 +226,7 @@ def test_a_session_process_that_dies_is_its_own_loss_only(tmp_path: Path, lines:
             assert again.call(m.GetattrRequest(1, 0))[0] == 0
 
 
-def test_stopping_lets_what_runs_end(tmp_path: Path, lines: Any) -> None:
+def test_stopping_lets_what_runs_end(tmp_path: Path, lines: Any, sessions: Sessions) -> None:
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]) as server, client(path) as one:
         with leased(tmp_path / "a" / "leased"):
@@ -264,7 +244,7 @@ def test_stopping_lets_what_runs_end(tmp_path: Path, lines: Any) -> None:
     assert "a session ended" in lines()
 
 
-def test_stopping_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Any) -> None:
+def test_stopping_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Any, sessions: Sessions) -> None:
     monkeypatch.setattr("fusepipe.server.launching.KILL_PATIENCE", 0.3)
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")], ServerOptions(drain=0.1)) as server, client(path):
@@ -275,7 +255,7 @@ def test_stopping_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, li
     assert "a session process died" in lines()
 
 
-def test_stopping_at_once(tmp_path: Path) -> None:
+def test_stopping_at_once(tmp_path: Path, sessions: Sessions) -> None:
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]) as server, dial(path), dial(path) as sock:
         hello = encode_request(None, 1, offer())
@@ -326,7 +306,9 @@ class Vmm:
         return accepted(self.sock)
 
 
-def test_a_guest_that_listens_is_dialled_as_often_as_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_that_listens_is_dialled_as_often_as_it_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sessions: Sessions
+) -> None:
     """One connection is there beside those in use: for each mount, for further ones, and to come back after a loss."""
     monkeypatch.setattr(module, "DIAL_PAUSE", 0.01)
     vmm = Vmm(tmp_path / "v")
@@ -350,7 +332,9 @@ def test_a_guest_that_listens_is_dialled_as_often_as_it_asks(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("grace", [600.0, 0.1])
-def test_a_guest_that_is_away_is_dialled_until_it_listens_again(tmp_path: Path, grace: float) -> None:
+def test_a_guest_that_is_away_is_dialled_until_it_listens_again(
+    tmp_path: Path, grace: float, sessions: Sessions
+) -> None:
     """It loses all connections at once, and its VMM is gone for a while: its session lasts for the grace."""
     socket_path, options = tmp_path / "v", ServerOptions(session_grace=grace)
     with ExitStack() as stack:

@@ -21,9 +21,8 @@ from fusepipe.server.handover import Ask, Offer, Refused, Session, Source, Take,
 from fusepipe.server.replacing import Running
 from fusepipe.transport import Address, Peer, UnixAddress, place
 from fusepipe.wire import messages as m
-from tests.mount.children import sessions_below
 from tests.server.half_way import take_and_go_away
-from tests.server.processes import Serving, client, dial, leased, serving, until
+from tests.server.processes import Serving, Sessions, client, dial, leased, serving, until
 from tests.server.sessions import PATIENCE, Client
 from tests.server.test_listener import Vmm
 
@@ -195,14 +194,16 @@ def _alive(vmm: Vmm) -> socket.socket:
     raise AssertionError("nobody dials any more")
 
 
-def test_a_session_whose_process_has_died_passes(tmp_path: Path, volume: Volume, lines: Any) -> None:
+def test_a_session_whose_process_has_died_passes(
+    tmp_path: Path, volume: Volume, sessions: Sessions, lines: Any
+) -> None:
     """It is killed while it finishes what runs."""
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume], OPTIONS), client(path) as one, leased(tmp_path / "a" / "leased"):
         node = one.call(m.LookupRequest(1, b"leased"))[1].entry.node
         one.send(m.OpenRequest(node, os.O_RDWR, False, 0))
         one.ping()
-        before = sessions_below(os.getpid())
+        before = sessions()
         new = Serving([f"unix:{path}"], [volume], OPTIONS, None, replace=True)
         new.thread.start()
         logged(lines, "another server takes over")
@@ -380,14 +381,14 @@ async def _never(_controls: object, conversation: handover.Conversation, *_: obj
 
 
 def test_a_process_that_does_not_make_room(
-    tmp_path: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch, lines: Any
+    tmp_path: Path, volume: Volume, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, lines: Any
 ) -> None:
     """It is killed, and the session passes all the same."""
     monkeypatch.setattr("fusepipe.server.giving_over.LEAVE_PATIENCE", 0.3)
     path = tmp_path / "s"
     options = ServerOptions(session_grace=600, sandbox="none", drain=0.1)
     with serving([f"unix:{path}"], [volume], options), client(path) as one:
-        (pid,) = sessions_below(os.getpid())
+        (pid,) = sessions()
         os.kill(pid, signal.SIGSTOP)
         with replacing(path, volume):
             goes_on(one, path)
