@@ -1,5 +1,7 @@
 """What the kernel gives back: lookup counts and handles.  They are sent in batches, and no program waits for them."""
 
+import math
+
 import trio
 
 from fusepipe.client.link import Link
@@ -10,6 +12,9 @@ from fusepipe.wire.messages import CleanupRequest, ReaddirReply
 
 GATHER = 0.002
 """Seconds for which a batch grows before it is sent: many files in one cost both sides little more than one file."""
+
+FLOW = 0.01
+"""The same while one batch follows the other: sending one costs as much as some requests of a program."""
 
 
 class _Batch:
@@ -77,14 +82,16 @@ class Cleanup:
 
     async def run(self) -> None:
         """Sends batches until it is cancelled."""
+        sent = -math.inf
         while True:
             await self._collected.wait()
-            await trio.sleep(GATHER)
+            await trio.sleep(FLOW if trio.current_time() - sent < FLOW else GATHER)
             while len(self._under_way) >= self._slots:  # the batch grows meanwhile
                 self._free = trio.Event()
                 await self._free.wait()
             await self._link.connected.wait()
             self.send()
+            sent = trio.current_time()
 
     def send(self) -> None:
         """Sends what there is; what finds no slot, or too many bytes in flight, is tried again by `run`."""

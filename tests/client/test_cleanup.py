@@ -55,6 +55,26 @@ def test_what_is_given_back_together_is_one_batch() -> None:
     run(test)
 
 
+def test_batches_that_follow_each_other_are_fewer() -> None:
+    """One each 10 ms as long as there is always something to give back, and the first one after a rest soon again."""
+
+    async def test(cleanup: Cleanup, slow: Slow) -> None:
+        slow.gate.set()
+        for handle in range(40):
+            cleanup.close(handle)
+            await trio.sleep(0.001)
+        await trio.sleep(1)
+        assert 4 <= len(slow.batches) <= 6
+        assert len(slow.batches[0].handles) < 5
+        assert [handle for batch in slow.batches for handle in batch.handles] == list(range(40))
+        seen = len(slow.batches)
+        cleanup.close(100)
+        await trio.sleep(0.005)
+        assert [batch.handles for batch in slow.batches[seen:]] == [(100,)]
+
+    run(test)
+
+
 def test_no_more_batches_than_slots_and_nothing_is_lost() -> None:
     async def test(cleanup: Cleanup, slow: Slow) -> None:
         for handle in range(10):
