@@ -55,6 +55,7 @@ struct native_watch {
 struct native_pace {
     uint32_t expected;               /* atomic: so many of them are taken to be slow */
     uint32_t next;                   /* atomic: how many will be, when the next one that is tried is slow */
+    uint32_t untried;                /* atomic: so many of them are run without `quick`, which would fail */
 };
 
 #define OPERATIONS 128u              /* numbers of operations are below */
@@ -109,6 +110,7 @@ struct native_connection {
     bool crc_in, first_in, prefix_checked;
     struct native_reply batch[BATCH];
     uint32_t batched;
+    uint64_t ready;                  /* when the first of them was */
     uint64_t jobs;
 
     uint64_t busy;                   /* atomic: the number of what the leader works at; 0 while it receives */
@@ -164,11 +166,11 @@ struct native_call {
 
 /*
  * `read` decodes and checks; `run` and `quick` carry out and write the reply's header, and return where it ends, or set
- * `*error` to -errno; `quick` also to LATER.
+ * `*error` to -errno; `quick` also to LATER.  `dear`: `quick` makes more system calls than `run`.
  */
 struct native_op {
     uint32_t number, fields;
-    bool cleanup, payload;
+    bool cleanup, payload, dear;
     bool (*read)(struct wire_reader *reader, struct native_call *call);
     unsigned char *(*run)(struct native_call *call, int *error);
     unsigned char *(*quick)(struct native_call *call, int *error);
@@ -185,6 +187,9 @@ struct native_connection *native_settle(struct native_call *call, const struct n
 void native_answer(struct native_call *call, struct native_reply *reply, int error);
 void native_start(struct native_call *call, int *error);
 bool native_is_slow(struct native_session *s, uint32_t number);
+bool native_may_be_slow(struct native_session *s, uint32_t number);
+bool native_tries(struct native_session *s, const struct native_op *op);
+void native_missed(struct native_session *s, uint32_t number);
 void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds);
 
 /* native_watch.c */
@@ -197,6 +202,9 @@ void native_watch_remove(struct native_session *s, struct native_connection *c);
 bool native_pool_start(struct native_session *s);
 bool native_run_later(struct native_connection *c, struct native_call *call, struct native_frame *frame);
 bool native_flush_later(struct native_connection *c);
+
+/* native_receiving.c */
+void native_send_batch(struct native_connection *c);
 
 /* native_sending.c */
 void native_connection_hold(struct native_connection *c);

@@ -4,6 +4,7 @@
 #define SLOW 200000u                 /* ns; what took longer is expected to be slow again */
 #define FEW 16u                      /* so many times at first, twice as many after each trial that was slow, too */
 #define MANY 4096u
+#define UNTRIED 32u                  /* requests that follow one that was not answered at once, but was not slow either */
 
 /* False where the frame is anything but exactly a native operation's request. */
 bool native_decode(struct native_session *s, const struct native_frame *frame, struct native_call *call)
@@ -89,6 +90,33 @@ bool native_is_slow(struct native_session *s, uint32_t number)
     return false;
 }
 
+/* Whether an operation was slow when it was tried last. */
+bool native_may_be_slow(struct native_session *s, uint32_t number)
+{
+    return __atomic_load_n(&s->paces[number].next, __ATOMIC_RELAXED);
+}
+
+/*
+ * Whether it makes sense to try first what can be done without waiting.  Where that has just failed it costs the same
+ * system calls twice; where it succeeds nobody has to watch.
+ */
+bool native_tries(struct native_session *s, const struct native_op *op)
+{
+    uint32_t *untried = &s->paces[op->number].untried, left = __atomic_load_n(untried, __ATOMIC_RELAXED);
+
+    if (op->dear)
+        return !__atomic_load_n(&s->watch.awake, __ATOMIC_RELAXED) || native_is_slow(s, op->number);
+    if (left)
+        __atomic_store_n(untried, left - 1, __ATOMIC_RELAXED);
+    return !left;
+}
+
+/* It could not be done without waiting, and is not taken to be slow. */
+void native_missed(struct native_session *s, uint32_t number)
+{
+    __atomic_store_n(&s->paces[number].untried, UNTRIED, __ATOMIC_RELAXED);
+}
+
 /* How long an operation took that was not taken to be slow. */
 void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds)
 {
@@ -100,6 +128,7 @@ void native_took(struct native_session *s, uint32_t number, uint64_t nanoseconds
             __atomic_store_n(&pace->next, 0, __ATOMIC_RELAXED);
         return;
     }
+    __atomic_store_n(&pace->untried, 0, __ATOMIC_RELAXED);
     /* One alone may have lost its processor to somebody else. */
     __atomic_store_n(&pace->expected, next < FEW ? 0 : next, __ATOMIC_RELAXED);
     __atomic_store_n(&pace->next, next < FEW ? FEW : next < MANY ? 2 * next : MANY, __ATOMIC_RELAXED);

@@ -523,9 +523,10 @@ RUN(cleanup)
     return EMPTY(cleanup);
 }
 
-#define PLAIN(NAME, name) { WIRE_##NAME, WIRE_##NAME##_FIELDS, false, false, read_##name, run_##name, NULL }
-#define WITH_QUICK(NAME, name) \
-    { WIRE_##NAME, WIRE_##NAME##_FIELDS, false, false, read_##name, run_##name, quick_##name }
+#define OPERATION(NAME, name, ...) \
+    { .number = WIRE_##NAME, .fields = WIRE_##NAME##_FIELDS, .read = read_##name, .run = run_##name, __VA_ARGS__ }
+#define PLAIN(NAME, name) OPERATION(NAME, name, .quick = NULL)
+#define WITH_QUICK(NAME, name) OPERATION(NAME, name, .quick = quick_##name)
 
 static const struct native_op operations[] = {
     WITH_QUICK(LOOKUP, lookup),
@@ -539,15 +540,15 @@ static const struct native_op operations[] = {
     WITH_QUICK(GETATTR, getattr),
     PLAIN(SETATTR, setattr),
     WITH_QUICK(GETXATTR, getxattr),
-    WITH_QUICK(OPEN, open),
+    OPERATION(OPEN, open, .quick = quick_open, .dear = true),
     PLAIN(CREATE, create),
     WITH_QUICK(READ, read),
-    { WIRE_WRITE, WIRE_WRITE_FIELDS, false, true, read_write, run_write, NULL },
+    OPERATION(WRITE, write, .payload = true),
     PLAIN(FLUSH, flush),
     PLAIN(FSYNC, fsync),
     PLAIN(OPENDIR, opendir),
     PLAIN(READDIR, readdir),
-    { WIRE_CLEANUP, WIRE_CLEANUP_FIELDS, true, false, read_cleanup, run_cleanup, NULL },
+    OPERATION(CLEANUP, cleanup, .cleanup = true),
 };
 
 static const struct native_op *by_number[OPERATIONS];

@@ -123,9 +123,10 @@ static bool enqueue(struct native_session *s, struct native_job *job)
         *pool->last = job;
         pool->last = &job->next;
         pool->waiting++;
-        pthread_cond_signal(&pool->wake);
     }
     pthread_mutex_unlock(&pool->lock);
+    if (taken)
+        pthread_cond_signal(&pool->wake);   /* without the lock, which who wakes up takes first */
     return taken;
 }
 

@@ -7,6 +7,8 @@
 
 #define MAX_UNSENT ((size_t)4 << 20) /* bytes of replies that wait, beyond which nothing more is taken */
 #define CHECKSUM 4u
+#define HOLD 100000u                 /* ns for which a reply waits for others to leave with it, and one request */
+#define TOGETHER 16384u              /* bytes of replies that wait for no others */
 
 struct native_connection *native_connection_new(struct native_session *s, int fd, size_t limit)
 {
@@ -55,7 +57,7 @@ bool native_connection_feed(struct native_connection *c, const unsigned char *da
 }
 
 /* Sends the replies that were collected. */
-static void send_batch(struct native_connection *c)
+void native_send_batch(struct native_connection *c)
 {
     if (!c->batched)
         return;
@@ -119,32 +121,6 @@ static int next_frame(struct native_connection *c, struct native_frame *frame, c
     return 1;
 }
 
-/* Runs a request now and collects its reply; with LATER in `*error` there is none yet. */
-static void run_now(struct native_connection *c, struct native_call *call, int *error)
-{
-    struct native_session *s = c->session;
-    struct native_reply *reply = &c->batch[c->batched];
-    struct native_connection *route;
-
-    call->header = c->arena + c->arena_used + WIRE_PREFIX;
-    call->data = c->arena + c->arena_used + REPLY_HEADER;
-    native_carry_out(call, true, error, reply);
-    if (*error == LATER)
-        return;
-    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
-    route = native_settle(call, reply, *error);
-    if (route == c) {
-        c->batched++;
-        c->arena_used += (REPLY_HEADER + call->data_size + 15) & ~(size_t)15;
-    } else {
-        if (route)
-            native_send_replies(route, reply, 1);
-        __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
-    }
-    if (route)
-        native_connection_drop(route);
-}
-
 static uint64_t now(void)
 {
     struct timespec t;
@@ -153,32 +129,87 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* A reply that was made where the arena's unused part begins is the next one of the batch; `ready`: since when. */
+static void collect(struct native_connection *c, const struct native_reply *reply, uint64_t ready)
+{
+    const unsigned char *begin = c->arena + c->arena_used;
+    const unsigned char *end = reply->header + WIRE_PREFIX + reply->header_size;
+
+    if (reply->payload_size)
+        end = reply->payload + reply->payload_size;
+    if (!c->batched)
+        c->ready = ready;
+    c->batch[c->batched++] = *reply;
+    c->arena_used += ((size_t)(end - begin) + 15) & ~(size_t)15;
+}
+
+/* Runs a request now and collects its reply; with LATER in `*error` there is none yet. */
+static void run_now(struct native_connection *c, struct native_call *call, int *error)
+{
+    struct native_session *s = c->session;
+    struct native_connection *route;
+    struct native_reply reply;
+
+    call->header = c->arena + c->arena_used + WIRE_PREFIX;
+    call->data = c->arena + c->arena_used + REPLY_HEADER;
+    native_carry_out(call, true, error, &reply);
+    if (*error == LATER)
+        return;
+    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
+    route = native_settle(call, &reply, *error);
+    if (route == c) {
+        collect(c, &reply, c->batched ? 0 : now());
+    } else {
+        if (route)
+            native_send_replies(route, &reply, 1);
+        __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
+    }
+    if (route)
+        native_connection_drop(route);
+}
+
 /*
  * Runs a request to its end and answers it, however long that takes: false where another thread leads now, and nothing of
- * what is the leader's may be touched any more.
+ * what is the leader's may be touched any more.  Replies that were collected before wait for this one, but not for long:
+ * where it is not expected to take long, and no longer than until another thread leads (native_watch.c).
  */
 static bool run_here(struct native_connection *c, struct native_call *call, struct native_frame *frame)
 {
     struct native_session *s = c->session;
     unsigned char *buffer = c->buffer, *arena = c->arena;
+    const uint64_t began = now();
+    struct native_connection *route;
     struct native_reply reply;
     int error = LATER;
-    uint64_t job, began;
+    uint64_t job, took;
     bool leads;
 
-    send_batch(c);                   /* nobody is to wait for this one's end */
+    if (c->batched && (began - c->ready > HOLD || native_may_be_slow(s, call->op->number)))
+        native_send_batch(c);
     native_connection_hold(c);
     native_start(call, &error);
+    call->header = arena + c->arena_used + WIRE_PREFIX;
+    call->data = arena + c->arena_used + call->header_room;
     job = native_lead_begin(c, true);
     native_watch_rouse(s);
-    began = now();
-    call->header = arena + WIRE_PREFIX;
-    call->data = arena + call->header_room;
     native_carry_out(call, false, &error, &reply);
-    native_took(s, call->op->number, now() - began);
-    native_answer(call, &reply, error);
+    took = now() - began;
+    native_took(s, call->op->number, took);
+    __atomic_fetch_add(&s->unsettled, 1, __ATOMIC_RELAXED);
+    route = native_settle(call, &reply, error);
     free(frame->owned);
     leads = native_lead_end(c, job);
+    if (leads && route == c) {
+        collect(c, &reply, began + took);
+        if (took > HOLD || c->arena_used > TOGETHER)
+            native_send_batch(c);
+    } else {
+        if (route)
+            native_send_replies(route, &reply, 1);
+        __atomic_fetch_sub(&s->unsettled, 1, __ATOMIC_RELEASE);
+    }
+    if (route)
+        native_connection_drop(route);
     if (!leads) {
         free(buffer);
         free(arena);
@@ -195,6 +226,7 @@ static enum handled handle(struct native_connection *c, struct native_frame *fra
     struct native_session *s = c->session;
     struct native_call call;
     int error = LATER;
+    bool tries;
 
     if (!__atomic_load_n(&s->agreed, __ATOMIC_ACQUIRE) || __atomic_load_n(&s->draining, __ATOMIC_ACQUIRE) ||
         !native_decode(s, frame, &call))
@@ -203,14 +235,16 @@ static enum handled handle(struct native_connection *c, struct native_frame *fra
         return FOR_PYTHON;
     if (error != LATER)
         call.reply_room = 0;         /* all that is left is to say so, also where the data would not have fitted */
-    if (call.op->quick || error != LATER) {
-        if (c->batched == BATCH || c->arena_used + REPLY_HEADER + call.reply_room > ARENA)
-            send_batch(c);
-        if (REPLY_HEADER + call.reply_room <= ARENA)
-            run_now(c, &call, &error);
-    }
-    if (error == LATER && call.header_room + (size_t)call.reply_room <= ARENA && !native_is_slow(s, call.op->number))
+    if (c->batched == BATCH || c->arena_used + call.header_room + call.reply_room > ARENA)
+        native_send_batch(c);
+    tries = (error != LATER || (call.op->quick && native_tries(s, call.op))) && REPLY_HEADER + call.reply_room <= ARENA;
+    if (tries)
+        run_now(c, &call, &error);
+    if (error == LATER && call.header_room + (size_t)call.reply_room <= ARENA && !native_is_slow(s, call.op->number)) {
+        if (tries)
+            native_missed(s, call.op->number);
         return run_here(c, &call, frame) ? HANDLED : RELIEVED;
+    }
     if (error == LATER && native_run_later(c, &call, frame))
         return HANDLED;              /* the pool has its memory */
     free(frame->owned);
@@ -255,7 +289,7 @@ void native_receive(struct native_connection *c, struct native_event *event)
             case FOR_PYTHON:
                 break;
             }
-            send_batch(c);
+            native_send_batch(c);
             c->given = frame.owned;
             event->kind = NATIVE_FRAME;
             event->header = frame.header;
@@ -264,7 +298,7 @@ void native_receive(struct native_connection *c, struct native_event *event)
             event->payload_size = frame.payload_size;
             return;
         }
-        send_batch(c);
+        native_send_batch(c);
         if (next < 0)
             return;
         wait_for_room(c);

@@ -31,7 +31,7 @@ uint64_t native_lead_begin(struct native_connection *c, bool here)
 
 /*
  * Whether the thread that began the job still leads; else nothing of what is the leader's is its any more.  Waits only
- * while another thread copies what has been received.
+ * while another thread copies what has been received, and sends what was collected.
  */
 bool native_lead_end(struct native_connection *c, uint64_t job)
 {
@@ -42,7 +42,10 @@ bool native_lead_end(struct native_connection *c, uint64_t job)
     return false;
 }
 
-/* The calling thread leads from now on, if the leader is still at this job and there is memory for two. */
+/*
+ * The calling thread leads from now on, if the leader is still at this job and there is memory for two.  Replies that were
+ * collected leave.
+ */
 bool native_lead_take(struct native_connection *c, uint64_t job)
 {
     unsigned char *buffer = NULL, *arena = NULL;
@@ -61,6 +64,7 @@ bool native_lead_take(struct native_connection *c, uint64_t job)
         return false;
     }
     if (job & HERE) {                /* who led until now frees what it works in */
+        native_send_batch(c);
         memcpy(buffer, c->buffer + c->start, c->end - c->start);
         c->end -= c->start;
         c->start = 0;

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fusepipe.server import native as native_module
-from fusepipe.wire import SlotKind, codec
+from fusepipe.wire import SlotKind, Ticket, codec
 from fusepipe.wire import messages as m
 from tests.server.served import Served, serving
 from tests.server.sessions import PATIENCE, Client
@@ -298,6 +298,63 @@ def test_what_is_slow_does_not_keep_others_from_being_quick(served: Served, leas
             for _ in range(40):
                 _number, reply, _data = client.call(m.OpenRequest(node, os.O_RDONLY, False, 0))
                 client.call(m.CleanupRequest((), (reply.handle,)))
+        assert served.dispatched == []
+
+
+def together(client: Client, requests: list[Any]) -> list[Ticket]:
+    """Sends requests in one go on the first connection."""
+    sock, connection = client.connections[0]
+    tickets = [client.session.take(SlotKind.REQUEST, request, b"") for request in requests]
+    taken = [ticket for ticket in tickets if ticket is not None]
+    assert len(taken) == len(requests), "no free slot"
+    sock.sendall(b"".join(bytes(part) for ticket in taken for part in connection.request(ticket)))
+    return taken
+
+
+def test_what_is_ready_does_not_wait_for_what_came_with_it(served: Served, leased: Path, tmp_path: Path) -> None:
+    """Replies that would leave together with that of a request which turns out to wait."""
+    (tmp_path / "f").write_bytes(b"data")
+    with Client(served.connect()) as client:
+        node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
+        handle = opened(client, b"f")
+        read, flush = m.ReadRequest(handle, 0, 4), m.FlushRequest(handle, 0)
+        waiting = m.CreateRequest(1, b"leased", os.O_WRONLY, 0o600, 0, 0, 0, (), False)
+        for stuck in (waiting, m.OpenRequest(node, os.O_WRONLY, False, 0)) * 3:
+            tickets = together(client, [flush, read, flush, stuck, read, flush, stuck, flush, read])
+            waits = [tickets.pop(6), tickets.pop(3)]
+            replies = [client.wait(ticket) for ticket in tickets]
+            assert [reply.errno for reply in replies] == [0] * 7
+            assert [bytes(replies[i].payload) for i in (1, 3, 6)] == [b"data"] * 3
+            for ticket in waits:
+                client.interrupt(ticket)
+                assert client.wait(ticket).errno == errno.EINTR
+        assert served.dispatched == []
+    assert served.wire.in_flight == 0
+
+
+@pytest.mark.parametrize("body_crc", [False, True])
+def test_what_comes_together_is_answered_each_for_itself(tmp_path: Path, body_crc: bool) -> None:
+    """More small ones than leave together, and such with much data in between."""
+    for number in range(60):
+        (tmp_path / f"f{number}").write_bytes(bytes([number]) * number * 300)
+    with serving(tmp_path) as served, Client(served.connect(body_crc=body_crc), body_crc=body_crc) as client:
+        handles = [opened(client, b"f%d" % number) for number in range(60)]
+        directory = client.call(m.OpendirRequest(1, 0))[1].handle
+        for turn in range(10):
+            requests: list[Any] = [m.ReadRequest(handle, 0, 1 << 15) for handle in handles]
+            requests[::3] = [m.MkdirRequest(1, b"d%d-%d" % (turn, n), 0o755, 0, 0, 0, ()) for n in range(20)]
+            requests[1::6] = [m.ReaddirRequest(directory, 0, 1 << 15)] * 10
+            tickets = together(client, requests)
+            for number, (request, ticket) in enumerate(zip(requests, tickets, strict=True)):
+                replied = client.wait(ticket)
+                reply: Any = replied.reply
+                assert replied.errno == 0
+                if isinstance(request, m.ReadRequest):
+                    assert bytes(replied.payload) == bytes([number]) * number * 300
+                elif isinstance(request, m.MkdirRequest):
+                    assert reply.entry.attr.ino == os.stat(tmp_path / os.fsdecode(request.name)).st_ino
+                else:
+                    assert len(replied.payload) > 1000
         assert served.dispatched == []
 
 
