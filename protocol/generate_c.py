@@ -117,14 +117,13 @@ class Writer:
     def _get(self, name: str, fields: list[Any], attached: list[Any] = NONE, *, nested: bool) -> None:
         required = sum(len(field) < 3 for field in fields)
         takes = []
-        for index, (field, kind, *since) in enumerate(fields):
+        for index, (field, kind, *since) in enumerate([*fields, *attached]):
             if kind in self.structs:
                 take = f"wire_get_{kind}(reader, &message->{field})"
             else:
                 take = f"message->{field} = {TAKE.get(kind, 'wire_take_bytes(reader)')}"
-            takes.append(f"\tif (count > {index})\n\t\t{take};\n" if since else f"\t{take};\n")
-        for index, (field, kind) in enumerate(attached, len(fields)):
-            takes.append(f"\tif (count > {index})\n\t\twire_get_{kind}(reader, &message->{field});\n")
+            optional = since or index >= len(fields)
+            takes.append(f"\tif (count > {index})\n\t\t{take};\n" if optional else f"\t{take};\n")
         if attached:
             most = len(fields) + len(attached)
             there = f"(count < {most} ? count : {most})" + (f" - {len(fields)}" if fields else "")

@@ -106,11 +106,13 @@ static void put_entry(struct fuse_direntplus *to, const struct wire_entry *entry
 	memset(to->dirent.name + length, 0, FUSE_DIRENTPLUS_SIZE(to) - FUSE_NAME_OFFSET_DIRENTPLUS - length);
 }
 
-ssize_t native_page(unsigned char *to, size_t room, const unsigned char *page, size_t size, native_counted *unseen)
+ssize_t native_page(unsigned char *to, size_t room, const unsigned char *page, size_t size, native_counted *unseen,
+		    uint64_t *next)
 {
 	size_t used = 0;
 	bool fits = true;
 
+	*next = 0;
 	for (size_t at = 0; at < size;) {
 		const unsigned char *record = page + at;
 		struct wire_entry entry;
@@ -127,6 +129,7 @@ ssize_t native_page(unsigned char *to, size_t room, const unsigned char *page, s
 		at += RECORD + padded;
 		read_record(record, &entry);
 		fits = fits && FUSE_NAME_OFFSET_DIRENTPLUS + padded <= room - used;
+		*next = fits ? u64_at(record + 16) : 0;
 		if (fits) {
 			put_entry((void *)(to + used), &entry, record);
 			used += FUSE_NAME_OFFSET_DIRENTPLUS + padded;

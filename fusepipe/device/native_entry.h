@@ -23,8 +23,10 @@ typedef void native_counted(uint64_t node);
 
 /*
  * Turns a directory page into the kernel's form, at `to` with room for `room` bytes.  `unseen` is told of each node that
- * did not fit.  Returns the bytes used, or -1 where the page is malformed.
+ * did not fit; `next` is the offset behind the last entry, 0 where there is none, or not all did fit.  Returns the bytes
+ * used, or -1 where the page is malformed.
  */
-ssize_t native_page(unsigned char *to, size_t room, const unsigned char *page, size_t size, native_counted *unseen);
+ssize_t native_page(unsigned char *to, size_t room, const unsigned char *page, size_t size, native_counted *unseen,
+		    uint64_t *next);
 
 #endif

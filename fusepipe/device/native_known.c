@@ -23,9 +23,16 @@ struct directory {
 	struct fuse_attr_out attr;
 };
 
+struct end {
+	uint64_t handle, offset; /* 0: none */
+	uint64_t since;
+	uint64_t changes; /* of the directory, up to the reply */
+};
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows; a leaf */
 static struct new_file new_files[PLACES];
 static struct directory directories[PLACES];
+static struct end ends[PLACES];
 static uint32_t known_directories; /* mostly none or one */
 static uint64_t general_changes;   /* of which it is not known what they concern */
 
@@ -90,10 +97,10 @@ static enum effect effect_of(uint32_t opcode)
 
 /* ---- under the lock ---- */
 
-/* Node ids count rows in their lower half: neighbours have places of their own. */
-static size_t place_of(uint64_t node)
+/* Node ids and handles count rows in their lower half: neighbours have places of their own. */
+static size_t place_of(uint64_t number)
 {
-	return node % PLACES;
+	return number % PLACES;
 }
 
 static bool take_new(uint64_t node)
@@ -188,18 +195,38 @@ static void note_changes(const struct fuse_in_header *in)
 	}
 }
 
+/* Whether READDIRPLUS asks for what is behind the end; before its own effect is noted. */
+static bool take_end(const struct fuse_in_header *in)
+{
+	const struct fuse_read_in *read = (const void *)(in + 1);
+	struct end *place = &ends[place_of(read->fh)];
+
+	if (!read->offset || place->handle != read->fh || place->offset != read->offset)
+		return false;
+	place->offset = 0;
+	return place->changes == changes_of(in) && now() - place->since < oldest();
+}
+
+static void add_end(const struct native_request *request, uint64_t end)
+{
+	const struct fuse_read_in *read = (const void *)(&request->header + 1);
+
+	ends[place_of(read->fh)] = (struct end){ read->fh, end, request->read_at, changes_of(&request->header) };
+}
+
 /* ---- requests and replies ---- */
 
 bool known_answers(struct native_request *request)
 {
 	const struct fuse_in_header *in = &request->header;
 	const char *name = (const char *)(in + 1) + sizeof(struct fuse_getxattr_in);
-	bool no_xattr = false, attributes = false;
+	bool no_xattr = false, attributes = false, end;
 	struct fuse_attr_out attr;
 
 	if (effect_of(in->opcode) == EFFECT_NONE && in->opcode != FUSE_GETATTR && in->opcode != FUSE_GETXATTR)
 		return false;
 	pthread_mutex_lock(&lock);
+	end = in->opcode == FUSE_READDIRPLUS && take_end(in);
 	note_changes(in);
 	request->read_at = now();
 	request->changes = changes_of(in);
@@ -212,10 +239,12 @@ bool known_answers(struct native_request *request)
 		clones_answer(request->clone, in->unique, 0, &attr, sizeof attr);
 	else if (no_xattr)
 		clones_answer(request->clone, in->unique, ENODATA, NULL, 0);
-	return attributes || no_xattr;
+	else if (end)
+		clones_answer(request->clone, in->unique, 0, NULL, 0);
+	return attributes || no_xattr || end;
 }
 
-void known_changed(const struct native_request *request, const struct fuse_attr_out *attr, uint32_t count)
+void known_changed(const struct native_request *request, const struct fuse_attr_out *attr, uint32_t count, uint64_t end)
 {
 	const struct fuse_in_header *in = &request->header;
 	bool alone;
@@ -229,6 +258,8 @@ void known_changed(const struct native_request *request, const struct fuse_attr_
 		add(in->nodeid, &attr[0], request->read_at);
 	if (alone && count > 1)
 		add(second_of(in), &attr[1], request->read_at);
+	if (alone && end)
+		add_end(request, end);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -243,6 +274,7 @@ void known_clear(void)
 {
 	pthread_mutex_lock(&lock);
 	memset(new_files, 0, sizeof new_files);
+	memset(ends, 0, sizeof ends);
 	change_all();
 	pthread_mutex_unlock(&lock);
 }

@@ -5,10 +5,12 @@
  *   and never again once it was told that there is none.
  * - What a directory is like after a change of its names.  The kernel drops the attributes that it has with each such change
  *   and asks for them with the next path that goes through the directory.
+ * - Where a directory ends.  The kernel reads on behind the last entry, and believes it only when it is told nothing more.
  *
  * Each is good once, for a short while after its request was read, and never for longer than the kernel may keep attributes.
  * All that the guest changes itself comes by here, as a request and as a reply, and makes what it may touch unknown both
- * times; attributes that came with a reply are known only where nothing did that since its request was read.
+ * times; attributes that came with a reply, and the end of a directory, are known only where nothing did that since its
+ * request was read.
  *
  * Thread-safe.  One lock, a leaf.
  */
@@ -25,9 +27,10 @@ bool known_answers(struct native_request *request);
 
 /*
  * A request has been carried out; before the kernel is answered.  `attr` are attributes of the directories that it has
- * changed: of none, of the one that it names first, or of both.
+ * changed: of none, of the one that it names first, or of both.  `end` is the offset at which the directory that was read
+ * ends, or 0.
  */
-void known_changed(const struct native_request *request, const struct fuse_attr_out *attr, uint32_t count);
+void known_changed(const struct native_request *request, const struct fuse_attr_out *attr, uint32_t count, uint64_t end);
 
 /* CREATE has made this file. */
 void known_add_new(const struct native_request *request, uint64_t node);

@@ -44,6 +44,7 @@ struct answer {
 	};
 	struct fuse_attr_out changed[2]; /* of directories */
 	uint32_t changed_count;
+	uint64_t end; /* where a page of a directory ends, if nothing follows it; else 0 */
 	void *memory; /* to be freed */
 	int error;    /* instead of the body */
 };
@@ -201,6 +202,7 @@ static bool take_page(struct reply *reply, struct answer *answer)
 {
 	const size_t room = reply->late ? 0 : reply->request->reply_size;
 	struct wire_readdir_reply message;
+	uint64_t next;
 	ssize_t size;
 
 	if (!wire_get_readdir_reply(&reply->reader, reply->head.fields, &message))
@@ -208,7 +210,9 @@ static bool take_page(struct reply *reply, struct answer *answer)
 	answer->memory = malloc(room + 1);
 	if (!answer->memory)
 		answer->error = ENOMEM;
-	size = native_page(answer->memory, answer->memory ? room : 0, reply->payload, reply->payload_size, give_back_node);
+	size = native_page(answer->memory, answer->memory ? room : 0, reply->payload, reply->payload_size, give_back_node,
+			   &next);
+	answer->end = message.end ? next : 0;
 	answer->body = answer->memory;
 	answer->size = size > 0 ? (size_t)size : 0;
 	return size >= 0;
@@ -321,7 +325,8 @@ static const char *answer_reply(struct reply *reply)
 	const bool understood = take(reply, &answer);
 	int result = 0;
 
-	known_changed(request, answer.changed, understood && !reply->late ? answer.changed_count : 0);
+	known_changed(request, answer.changed, understood && !reply->late ? answer.changed_count : 0,
+		      understood && !reply->late ? answer.end : 0);
 	if (!reply->late && (!understood || answer.error))
 		answer_error(request, answer.error ? answer.error : unexpected(request));
 	else if (!reply->late)

@@ -179,7 +179,8 @@ ffi.cdef(
     int succession_restore_lock(struct tables *t, uint64_t handle, int fd);
     int succession_restore_flock(struct tables *t, uint64_t handle, int fd);
     int tree_opendir(struct tables *t, uint64_t node, uint32_t keep, uint64_t *handle, uint32_t *reply_flags);
-    int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries);
+    int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries,
+                     bool *end);
     int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count, const uint64_t *handles,
                      size_t handle_count, uint64_t *wrong);
 

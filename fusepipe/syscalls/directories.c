@@ -48,20 +48,39 @@ int tree_opendir(struct tables *t, uint64_t node, uint32_t keep, uint64_t *handl
     return error;
 }
 
-/* Fills in node and attributes, and counts a lookup.  Where that fails the entry stays without: no name is left out. */
-static void look_up(struct tables *t, const struct used_handle *directory, const char *name, struct record *record)
+/*
+ * The inode of a name, with one lookup counted: its filesystem's number, or -errno.  `ino` is a hint, the number that the
+ * directory has for it: a mount point's is another one.  Where a row holds a descriptor of that inode it need not be opened.
+ */
+static int enter_listed(struct tables *t, const struct used_handle *directory, uint64_t dev, const char *name,
+                        uint64_t ino, struct stat *st, uint64_t *node)
 {
-    int filesystem, fd = openat(directory->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int filesystem = -ENOENT, fd;
+
+    *node = inode_open_node(t, dev, ino);
+    if (*node && !fstatat(directory->fd, name, st, AT_SYMLINK_NOFOLLOW))
+        filesystem = inode_enter_open(t, directory->node, *node, st);
+    if (filesystem >= 0)
+        return filesystem;
+    fd = openat(directory->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, st)) {
+        filesystem = -errno;
+        close(fd);
+        return filesystem;
+    }
+    return inode_enter(t, directory->node, fd, st, false, node);
+}
+
+/* Fills in node and attributes, and counts a lookup.  Where that fails the entry stays without: no name is left out. */
+static void look_up(struct tables *t, const struct used_handle *directory, uint64_t dev, const struct dirent64 *entry,
+                    struct record *record)
+{
     struct stat st;
     uint64_t node;
+    int filesystem = enter_listed(t, directory, dev, entry->d_name, entry->d_ino, &st, &node);
 
-    if (fd < 0)
-        return;
-    if (fstat(fd, &st)) {
-        close(fd);
-        return;
-    }
-    filesystem = inode_enter(t, directory->node, fd, &st, false, &node);
     if (filesystem < 0)
         return;
     record->node = node;
@@ -111,9 +130,9 @@ static int next_entry(struct directory *directory, int fd, const struct dirent64
     return 1;
 }
 
-/* Packs entries while they fit; only what is packed is counted.  Returns the page's size. */
+/* Packs entries while they fit; only what is packed is counted.  Returns the page's size; `end`: it has the last one. */
 static int fill(struct tables *t, const struct used_handle *used, struct directory *directory, uint32_t filesystem,
-                uint64_t own_ino, char *page, size_t size, uint32_t *entries)
+                const struct stat *own, char *page, size_t size, uint32_t *entries, bool *end)
 {
     const bool may_search = !may(t, used->fd, MAY_SEARCH);
     const struct dirent64 *entry = NULL;
@@ -130,9 +149,9 @@ static int fill(struct tables *t, const struct used_handle *used, struct directo
             break;
         room -= KERNEL_RECORD + padded(name_size);
         if (!dot && !dots && may_search)
-            look_up(t, used, entry->d_name, &record);
+            look_up(t, used, own->st_dev, entry, &record);
         else if (dot || (dots && row_of(used->node) == ROOT_ROW))
-            record.ino = shown_ino(t, filesystem, own_ino);   /* what is above the root is none of the guest's */
+            record.ino = shown_ino(t, filesystem, own->st_ino);   /* what is above the root is none of the guest's */
         memcpy(page + at, &record, sizeof record);
         at += sizeof record;
         memset(page + at, 0, padded(name_size));
@@ -142,12 +161,15 @@ static int fill(struct tables *t, const struct used_handle *used, struct directo
         directory->cookie = (uint64_t)entry->d_off;
         ++*entries;
     }
+    *end = *entries && !more;
     if (*entries)
         return (int)at;                  /* an error comes again with the next page */
     return more > 0 ? -EINVAL : more;    /* as getdents(2): not one entry fits */
 }
 
-int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries)
+/* `end`: nothing follows the entries. */
+int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries,
+                 bool *end)
 {
     struct used_handle used;
     struct directory *directory;
@@ -155,6 +177,7 @@ int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page,
     int result = handle_use(t, handle, true, &used), filesystem;
 
     *entries = 0;
+    *end = false;
     if (result)
         return result;
     directory = handle_directory(t, &used);
@@ -167,7 +190,7 @@ int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page,
         pthread_mutex_lock(&directory->lock);
         result = filesystem < 0 ? filesystem : seek(directory, used.fd, offset);
         if (!result)
-            result = fill(t, &used, directory, (uint32_t)filesystem, st.st_ino, page, size, entries);
+            result = fill(t, &used, directory, (uint32_t)filesystem, &st, page, size, entries, end);
         pthread_mutex_unlock(&directory->lock);
     }
     handle_done(t, &used);

@@ -190,6 +190,47 @@ static void moved_locked(struct tables *t, uint32_t row, uint64_t parent)
         t->inode_rows[row].parent = parent;
 }
 
+/* One more lookup of an inode whose row has a descriptor. */
+static void count_again_locked(struct tables *t, uint32_t row, uint64_t parent)
+{
+    count_locked(t, row);
+    moved_locked(t, row, parent);
+    t->inodes[row].referenced = true;
+}
+
+/* The node with these numbers of which there is a descriptor, so that no other inode can have them; or 0. */
+uint64_t inode_open_node(struct tables *t, uint64_t dev, uint64_t ino)
+{
+    const struct stat st = { .st_dev = dev, .st_ino = ino };
+    uint64_t node;
+    uint32_t row;
+
+    pthread_mutex_lock(&t->inodes_lock);
+    row = inode_find_locked(t, &st, NULL);
+    node = row ? inode_node(t, row) : 0;
+    pthread_mutex_unlock(&t->inodes_lock);
+    return node;
+}
+
+/*
+ * As inode_enter for a name that was only looked at (`st`) after inode_open_node said `node`: -ENOENT where it may be
+ * another inode.  Both times the row had a descriptor, so its inode was there in between, and nothing else had its numbers.
+ */
+int inode_enter_open(struct tables *t, uint64_t parent, uint64_t node, const struct stat *st)
+{
+    int filesystem = -ENOENT;
+    uint32_t row;
+
+    pthread_mutex_lock(&t->inodes_lock);
+    row = inode_row_locked(t, node);
+    if (row && t->inodes[row].fd >= 0 && t->inode_rows[row].dev == st->st_dev && t->inode_rows[row].ino == st->st_ino) {
+        count_again_locked(t, row, parent);
+        filesystem = t->inodes[row].filesystem;
+    }
+    pthread_mutex_unlock(&t->inodes_lock);
+    return filesystem;
+}
+
 /* The row's inode has a name in this directory now. */
 void inode_moved(struct tables *t, uint32_t row, uint64_t parent)
 {
@@ -219,9 +260,7 @@ int inode_enter(struct tables *t, uint64_t parent, int fd, const struct stat *st
     pthread_mutex_lock(&t->inodes_lock);
     row = inode_find_locked(t, st, NULL);
     if (row) {
-        count_locked(t, row);
-        moved_locked(t, row, parent);
-        t->inodes[row].referenced = true;
+        count_again_locked(t, row, parent);
         *node = inode_node(t, row);
     }
     pthread_mutex_unlock(&t->inodes_lock);

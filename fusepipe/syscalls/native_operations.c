@@ -478,9 +478,11 @@ RUN(readdir)
 {
     const struct wire_readdir_request *r = &call->request.readdir;
     struct wire_readdir_reply reply;
+    bool end;
     const int filled = tree_readdir(call->session->t, r->handle, r->offset, (char *)call->data, r->size,
-                                    &reply.entries);
+                                    &reply.entries, &end);
 
+    reply.attached = reply.end = end;
     *error = filled < 0 ? filled : 0;
     call->data_size = filled < 0 ? 0 : (uint32_t)filled;
     return FILLED(readdir);

@@ -148,7 +148,8 @@ int succession_restore_flock(struct tables *t, uint64_t handle, int fd);
 
 /* directories.c */
 int tree_opendir(struct tables *t, uint64_t node, uint32_t keep, uint64_t *handle, uint32_t *reply_flags);
-int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries);
+int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries,
+                 bool *end);
 
 /* cleanup.c */
 int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count, const uint64_t *handles,

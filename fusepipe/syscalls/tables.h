@@ -233,6 +233,8 @@ int inode_use(struct tables *t, uint64_t node, struct used *used);
 bool inode_use_quick(struct tables *t, uint64_t node, struct used *used);
 void inode_done(struct tables *t, struct used *used);
 int inode_enter(struct tables *t, uint64_t parent, int fd, const struct stat *st, bool keep_fd, uint64_t *node);
+uint64_t inode_open_node(struct tables *t, uint64_t dev, uint64_t ino);
+int inode_enter_open(struct tables *t, uint64_t parent, uint64_t node, const struct stat *st);
 void inode_moved(struct tables *t, uint32_t row, uint64_t parent);
 bool inode_unproven(struct tables *t, uint64_t dev, uint64_t ino);
 bool inode_unproven_locked(const struct tables *t, uint32_t row);

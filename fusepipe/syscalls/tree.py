@@ -106,6 +106,7 @@ class _Room(threading.local):
         self.view: Any = ffi.buffer(self.numbers)
         self.handle: Any = ffi.new("uint64_t *")
         self.count: Any = ffi.new("uint32_t *")
+        self.end: Any = ffi.new("bool *")
 
 
 def create_memfd(slots: int, inodes: int, handles: int) -> int:
@@ -408,7 +409,7 @@ class Tree:
         """A page of entries, and how many they are; one lookup of each whose node is not 0 is counted."""
         page = _transfer(size)
         room = self._room
-        filled = check(lib.tree_readdir(self._tables, handle, offset, page, size, room.count))
+        filled = check(lib.tree_readdir(self._tables, handle, offset, page, size, room.count, room.end))
         return memoryview(ffi.buffer(page, filled)), room.count[0]
 
     # ---- the end of things

@@ -1657,15 +1657,19 @@ static inline bool wire_get_readdir_request(struct wire_reader *reader, uint32_t
 
 struct wire_readdir_reply {
 	uint32_t entries;
+	bool end;
+	uint32_t attached; /* how many of the last members are there */
 };
 
 static inline unsigned char *wire_put_readdir_reply(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_readdir_reply *message)
 {
-	to = wire_put_array(to, 4);
+	to = wire_put_array(to, 4 + message->attached);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, 0);
 	to = wire_put_uint(to, message->entries);
+	if (message->attached > 0)
+		to = wire_put_bool(to, message->end);
 	return to;
 }
 
@@ -1675,7 +1679,10 @@ static inline bool wire_get_readdir_reply(struct wire_reader *reader, uint32_t c
 	if (count < 1)
 		reader->bad = true;
 	message->entries = (uint32_t)wire_take_uint(reader, UINT32_MAX);
-	return wire_finish(reader, count > 1 ? count - 1 : 0);
+	if (count > 1)
+		message->end = wire_take_bool(reader);
+	message->attached = (count < 2 ? count : 2) - 1;
+	return wire_finish(reader, count > 2 ? count - 2 : 0);
 }
 
 struct wire_fsyncdir_request {

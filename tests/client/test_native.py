@@ -486,6 +486,73 @@ def test_what_is_known_becomes_too_old(make: Any, monkeypatch: pytest.MonkeyPatc
     assert asked(world, CAPABILITY)
 
 
+def record(node: int, offset: int, name: bytes) -> bytes:
+    """One of a directory page (SPEC.md, "Directory pages")."""
+    return struct.pack("<QQQII", node, 70, offset, len(name), 8) + bytes(80) + name + bytes(-len(name) % 8)
+
+
+PAGE = record(0, 4, b".") + record(51, 9, b"last")
+
+
+def listed(world: World, *attached: bool, node: int = 7, handle: int = 20, size: int = 4096) -> None:
+    """A page of a directory, whose reply may say that nothing follows."""
+    unique = world.ask(READDIRPLUS, node, read_in(handle, 0, size))
+    request = world.servers[0].receive()[0]
+    world.servers[0].send(msgpack.packb([request.slot, request.seq, 0, 2, *attached]), PAGE)
+    assert world.answer()[:2] == (unique, 0)
+
+
+def read_on(world: World, offset: int = 9, *, node: int = 7, handle: int = 20) -> bool:
+    """Whether the server is asked for what follows; both ways there is nothing."""
+    unique = world.ask(READDIRPLUS, node, read_in(handle, offset, 4096))
+    sent = select.select([world.servers[0].sock, world.kernel[0]], [], [], PATIENCE)[0] == [world.servers[0].sock]
+    if sent:
+        world.servers[0].reply(world.servers[0].receive()[0], m.ReaddirReply(0))
+    assert world.answer() == (unique, 0, b"")
+    return sent
+
+
+def test_the_end_of_a_directory_is_not_asked_about(lasting: Any) -> None:
+    world = lasting()
+    listed(world, True)
+    assert not read_on(world)
+    assert read_on(world), "said once"
+    for attached in ((), (False,)):
+        listed(world, *attached)
+        assert read_on(world), "the server did not say it"
+    listed(world, True)
+    assert read_on(world, 4), "there is more behind that"
+    listed(world, True)
+    assert read_on(world, node=8, handle=21)
+    assert not read_on(world)
+
+
+def test_the_end_of_a_directory_that_changes_is_asked_about(lasting: Any) -> None:
+    world = lasting()
+    for node, change_of in ((7, REMOVE), (7, (CREATE, CREATE_IN)), (9, (RENAME, struct.pack("<Q", 7) + b"a\0b\0"))):
+        listed(world, True)
+        change(world, node, *change_of)
+        assert read_on(world)
+    listed(world, True)
+    change(world, 8, *REMOVE)
+    assert not read_on(world), "another directory"
+
+
+def test_the_end_of_a_page_that_was_cut_is_asked_about(lasting: Any) -> None:
+    """Its last entry did not fit, against the protocol: so it is still to come."""
+    world = lasting()
+    listed(world, True, size=250)
+    assert world.forgotten() == [51, 1]
+    assert read_on(world, 4)
+    assert read_on(world, 9)
+
+
+def test_where_nothing_is_kept_the_end_is_asked_about(make: Any) -> None:
+    world = make(seconds=0.0)
+    listed(world, True)
+    assert read_on(world)
+
+
 def test_every_answer_goes_to_the_clone_that_read_the_request(make: Any) -> None:
     world = make(clones=2)
     uniques = [world.ask(UNLINK, 1, b"x\0", clone=clone) for clone in (1, 0, 1, 0)]

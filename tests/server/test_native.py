@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -139,6 +140,59 @@ def test_a_change_of_names_brings_the_directory(served: Served, monkeypatch: pyt
             assert attached(request) == [now(node) for node in nodes]
         assert client.call(m.UnlinkRequest(1, b"gone"))[0] == errno.ENOENT
         assert len(headers[-1]) == 3
+
+
+def test_the_page_that_has_the_last_entry_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers: list[Any] = []
+
+    def unpacked(header: bytes) -> Any:
+        headers.append(codec.unpack(header))
+        return headers[-1]
+
+    monkeypatch.setattr("fusepipe.wire.client_session.unpack", unpacked)
+    with Client(served.connect()) as client:
+        for number in range(3):
+            client.call(m.MkdirRequest(1, b"d%d" % number, 0o755, 0, 0, 0, ()))
+        handle = client.call(m.OpendirRequest(1, 0))[1].handle
+        offset, entries, ends = 0, [], []
+        for _ in range(3):
+            number, reply, page = client.call(m.ReaddirRequest(handle, offset, 3 * 160))
+            assert number == 0
+            entries.append(reply.entries)
+            ends.append(headers[-1][4:])
+            offset = int.from_bytes(bytes(page)[-104:-96], "little") if reply.entries else offset
+        assert (entries, ends) == ([3, 2, 0], [[], [True], []])
+
+
+def test_a_listing_of_what_is_known_says_what_is_there_now(served: Served, tmp_path: Path) -> None:
+    """Inodes of which there are descriptors are not opened again; a name may stand for another of them meanwhile."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(name.encode())
+    os.link(tmp_path / "a", tmp_path / "also a")
+    with Client(served.connect()) as client:
+        known = {name: client.call(m.LookupRequest(1, name))[1].entry.node for name in (b"a", b"b", b"c")}
+
+        def nodes() -> dict[bytes, int]:
+            handle = client.call(m.OpendirRequest(1, 0))[1].handle
+            page = bytes(client.call(m.ReaddirRequest(handle, 0, 1 << 14))[2])
+            found, at = {}, 0
+            while at < len(page):
+                node, size = struct.unpack_from("<Q16xI", page, at)
+                found[page[at + 112 : at + 112 + size]] = node
+                at += 112 + (size + 7) // 8 * 8
+            return {name: node for name, node in found.items() if name not in (b".", b"..")}
+
+        before = served.tables.statistics()["lookups"]
+        assert nodes() == {**known, b"also a": known[b"a"]}
+        assert served.tables.statistics()["lookups"] == before + 4
+        (tmp_path / "b").rename(tmp_path / "a")
+        (tmp_path / "c").unlink()
+        (tmp_path / "c").touch()
+        after = nodes()
+        assert (after[b"a"], after[b"also a"]) == (known[b"b"], known[b"a"])
+        assert after[b"c"] not in known.values()
+        (tmp_path / "c").write_bytes(b"longer")
+        assert nodes() == after
 
 
 @pytest.mark.parametrize("body_crc", [False, True])

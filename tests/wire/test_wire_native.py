@@ -164,6 +164,15 @@ def test_what_is_attached_is_read_and_written(codec: Callable[[str, bytes], str]
     assert codec(f"{op}_reply", reference.pack([3, 4, 0, *fields, 1])) == "bad"
 
 
+def test_the_end_of_a_directory_is_read_and_written(codec: Callable[[str, bytes], str]) -> None:
+    for attached in ([], [False], [True]):
+        header = reference.pack([3, 4, 0, 7, *attached])
+        assert codec("readdir_reply", header) == header.hex()
+    more = reference.pack([3, 4, 0, 7, True, None, "more"])
+    assert codec("readdir_reply", more) == reference.pack([3, 4, 0, 7, True]).hex()
+    assert codec("readdir_reply", reference.pack([3, 4, 0, 7, 1])) == "bad"
+
+
 def test_every_form_of_a_number_is_read(codec: Callable[[str, bytes], str]) -> None:
     shortest = reference.pack([1, 2, 48, 5, 6, False, *([0] * (len(reference.OPS["open"]["request"]) - 3))])
     for form in ("05", "cc05", "cd0005", "ce00000005", "cf0000000000000005", "d005", "d10005", "d200000005"):
