@@ -95,5 +95,7 @@ def make_tree(directory: Path, files: int) -> None:
         ["init", "-q"],
         ["add", "-A"],
         ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-q", "-m", "tree"],
+        ["gc", "-q"],
     ):
-        _run(["git", "-C", directory, *command])
+        # else git would do so in the background, while the tree is copied
+        _run(["git", "-C", directory, "-c", "maintenance.auto=false", *command])
