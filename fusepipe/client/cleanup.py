@@ -46,6 +46,7 @@ class Cleanup:
         self._slots = link.agreed.cleanup_slots
         self._forgets: list[int] = []
         self._handles: list[int] = []
+        self._untaken: list[int] = []
         self._unsent: CleanupRequest | None = None
         self._under_way: set[_Batch] = set()
         self._collected = trio.Event()
@@ -63,14 +64,15 @@ class Cleanup:
         self._collected.set()
 
     def close(self, handle: int) -> None:
-        """Gives back a handle."""
+        """Gives back a handle that the kernel has released."""
         self._handles.append(handle)
         self._collected.set()
 
     def give_back(self, late: Replied) -> None:
         """Gives back what the reply to an abandoned request brought; whatever else it did stays done."""
         if handle := getattr(late.reply, "handle", 0):
-            self.close(handle)
+            self._untaken.append(handle)
+            self._collected.set()
         if entry := getattr(late.reply, "entry", None):
             self.forget(entry.node)
         if isinstance(late.reply, ReaddirReply):
@@ -109,10 +111,12 @@ class Cleanup:
     def _batch(self) -> CleanupRequest | None:
         forgets, self._forgets = self._forgets[: 2 * BATCH], self._forgets[2 * BATCH :]
         handles, self._handles = self._handles[:BATCH], self._handles[BATCH:]
+        untaken, self._untaken = self._untaken[:BATCH], self._untaken[BATCH:]
         if self.filter is not None:
             forgets += self.filter.take_forgets()
             handles += self.filter.take_handles()
-        return CleanupRequest(forgets, handles) if forgets or handles else None
+            untaken += self.filter.take_untaken()
+        return CleanupRequest(forgets, handles, untaken) if forgets or handles or untaken else None
 
     async def settle(self) -> None:
         """Waits until the server has done what was given back so far.

@@ -333,7 +333,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        request = m.OpenRequest(inode, self.host_flags(flags), bool(self._link.current.kill), self._cache.keep)
+        request = m.OpenRequest(inode, self.host_flags(flags), bool(self._link.current.kill), self._cache.keep, 0)
         reply = (await self._call(request)).reply
         assert isinstance(reply, m.OpenReply)
         return self.opened(reply.handle, reply.flags)

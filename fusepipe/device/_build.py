@@ -27,6 +27,7 @@ SOURCES = (
     "native_encode",
     "native_entry",
     "native_events",
+    "native_contents",
     "native_known",
     "native_lost",
     "native_reply",
@@ -84,12 +85,13 @@ CDEF = """
     void given_back_admit(uint64_t handle);
     size_t given_back_take_forgets(uint64_t *pairs, size_t limit);
     size_t given_back_take_handles(uint64_t *handles, size_t limit);
+    size_t given_back_take_untaken(uint64_t *handles, size_t limit);
     size_t filter_waiting(void);
     void filter_detach(void);
 
     struct native_policy {
         uint64_t entry_seconds, attr_seconds;
-        uint32_t entry_nanoseconds, attr_nanoseconds, known, keep, max_name, max_read, max_write;
+        uint32_t entry_nanoseconds, attr_nanoseconds, known, keep, contents, max_name, max_read, max_write;
         bool negative, direct, no_flush, writeback;
         bool opcodes[64];
         ...;

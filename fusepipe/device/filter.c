@@ -15,6 +15,7 @@
 #include "clones.h"
 #include "given_back.h"
 #include "inode_numbers.h"
+#include "native_contents.h"
 #include "open_flags.h"
 #include "requests.h"
 
@@ -161,6 +162,7 @@ static ssize_t filter_writev(int fd, struct iovec *iov, int count, void *user)
 		const struct request request = requests_remove(&waiting, unique);
 
 		clone = request.clone;
+		contents_described_any();
 		if (!out->error && count == 2) {
 			if (request.opcode == FUSE_INIT && iov[1].iov_len >= sizeof(struct fuse_init_out)) {
 				init_change_reply(&filter_agreed, &wishes, iov[1].iov_base);
@@ -223,6 +225,7 @@ int filter_answer(uint64_t unique, int error, const void *body, size_t size)
 {
 	if (!session)
 		return -ENODEV;
+	contents_described_any();
 	return clones_answer(requests_remove(&waiting, unique).clone, unique, error, body, size);
 }
 

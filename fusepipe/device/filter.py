@@ -203,6 +203,10 @@ class Filter:
         """The oldest handles that the kernel released, at most BATCH."""
         return self._ffi.unpack(self._handles, self._lib.given_back_take_handles(self._handles, BATCH))  # type: ignore[no-any-return]  # of C
 
+    def take_untaken(self) -> list[int]:
+        """The oldest handles that the kernel has never seen, at most BATCH."""
+        return self._ffi.unpack(self._handles, self._lib.given_back_take_untaken(self._handles, BATCH))  # type: ignore[no-any-return]  # of C
+
     def answer(self, unique: int, error: int, body: bytes = b"") -> None:
         """Answers a request past libfuse, with an errno or a body.
 

@@ -10,7 +10,7 @@
 void (*given_back_on_first)(void);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the lists; a leaf */
-static struct collected forgets, handles;
+static struct collected forgets, handles, untaken;
 static struct collected withheld; /* in no order: there are as many as open files with locks */
 
 /* Adds `count` groups of `width` values, each of which stays together. */
@@ -20,7 +20,7 @@ static void collect(struct collected *list, const uint64_t *values, size_t count
 	bool first;
 
 	pthread_mutex_lock(&lock);
-	first = !forgets.count && !handles.count;
+	first = !forgets.count && !handles.count && !untaken.count;
 	for (size_t i = 0; i < count; i++)
 		lost += (size_t)(collected_add(list, values + i * width, width) != 0);
 	pthread_mutex_unlock(&lock);
@@ -35,9 +35,9 @@ void given_back_forget(uint64_t node, uint64_t count)
 	collect(&forgets, (uint64_t[]){ node, count }, 1, 2);
 }
 
-void given_back_handle(uint64_t handle)
+void given_back_untaken(uint64_t handle)
 {
-	collect(&handles, &handle, 1, 1);
+	collect(&untaken, &handle, 1, 1);
 }
 
 static size_t find_withheld(uint64_t handle)
@@ -104,7 +104,7 @@ bool given_back(const struct fuse_in_header *in, uint32_t clone)
 		/* fallthrough */
 	case FUSE_RELEASEDIR:
 		__atomic_fetch_add(&filter_counters.releases, 1, __ATOMIC_RELAXED);
-		given_back_handle(((const struct fuse_release_in *)arguments)->fh);
+		collect(&handles, &((const struct fuse_release_in *)arguments)->fh, 1, 1);
 		clones_answer(clone, in->unique, 0, NULL, 0);
 		return true;
 	default:
@@ -112,24 +112,29 @@ bool given_back(const struct fuse_in_header *in, uint32_t clone)
 	}
 }
 
-size_t given_back_take_forgets(uint64_t *pairs, size_t limit)
-{
-	size_t taken;
-
-	pthread_mutex_lock(&lock);
-	taken = collected_take(&forgets, pairs, limit & ~(size_t)1);
-	pthread_mutex_unlock(&lock);
-	return taken;
-}
-
-size_t given_back_take_handles(uint64_t *taken, size_t limit)
+static size_t take(struct collected *list, uint64_t *taken, size_t limit)
 {
 	size_t count;
 
 	pthread_mutex_lock(&lock);
-	count = collected_take(&handles, taken, limit);
+	count = collected_take(list, taken, limit);
 	pthread_mutex_unlock(&lock);
 	return count;
+}
+
+size_t given_back_take_forgets(uint64_t *pairs, size_t limit)
+{
+	return take(&forgets, pairs, limit & ~(size_t)1);
+}
+
+size_t given_back_take_handles(uint64_t *taken, size_t limit)
+{
+	return take(&handles, taken, limit);
+}
+
+size_t given_back_take_untaken(uint64_t *taken, size_t limit)
+{
+	return take(&untaken, taken, limit);
 }
 
 void given_back_clear(void)
@@ -137,6 +142,7 @@ void given_back_clear(void)
 	pthread_mutex_lock(&lock);
 	collected_clear(&forgets);
 	collected_clear(&handles);
+	collected_clear(&untaken);
 	collected_clear(&withheld);
 	pthread_mutex_unlock(&lock);
 }

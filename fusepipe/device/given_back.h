@@ -24,7 +24,7 @@ bool given_back(const struct fuse_in_header *in, uint32_t clone);
 
 /* Collects what the kernel will not give back itself, since it never saw it. */
 void given_back_forget(uint64_t node, uint64_t count);
-void given_back_handle(uint64_t handle);
+void given_back_untaken(uint64_t handle);
 
 /*
  * Leaves the RELEASE of this handle to Python: it carries a lock, which must be gone before the next one is asked for.
@@ -37,6 +37,7 @@ void given_back_admit(uint64_t handle);
 
 size_t given_back_take_forgets(uint64_t *pairs, size_t limit);
 size_t given_back_take_handles(uint64_t *handles, size_t limit);
+size_t given_back_take_untaken(uint64_t *handles, size_t limit);
 
 void given_back_clear(void);
 

@@ -38,6 +38,9 @@ OPCODES = frozenset(
 """The requests that native code can answer, by the numbers of the kernel's include/uapi/linux/fuse.h."""
 
 
+CONTENTS_BYTES = 16384
+"""Of the longest file whose contents are taken with the reply to OPEN (native_contents.h: CONTENTS_MAX)."""
+
 KNOWN_MILLISECONDS = 250
 """How old may be what a reply has said and native code answers for the server; never older than attributes may be."""
 
@@ -140,6 +143,8 @@ class Native:
         said.negative, said.direct = policy.entry_seconds > 0, policy.direct
         said.no_flush, said.writeback = policy.no_flush, policy.write_back
         said.known, said.keep, said.max_name = KNOWN_MILLISECONDS, policy.keep, policy.max_name
+        # Where nothing is kept, READ asks; where everything is, each file is read once.
+        said.contents = CONTENTS_BYTES if policy.keep and not policy.write_back else 0
         said.max_read, said.max_write = policy.max_read, policy.max_write
         for opcode in range(len(said.opcodes)):
             said.opcodes[opcode] = opcode in OPCODES

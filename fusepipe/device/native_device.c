@@ -16,6 +16,7 @@
 #include "filter.h"
 #include "given_back.h"
 #include "native_connection.h"
+#include "native_contents.h"
 #include "native_encode.h"
 #include "native_events.h"
 #include "native_known.h"
@@ -91,7 +92,7 @@ static bool done_with(struct native_request *request)
 {
 	if (given_back(&request->header, request->clone))
 		return true;
-	if (known_answers(request))
+	if (known_answers(request) || contents_answer(request))
 		return true;
 	switch (native_look_at(request)) {
 	case FATE_SEND:
@@ -304,6 +305,7 @@ void native_clear(void)
 	to_python = -1;
 	connections_close();
 	slots_clear();
+	contents_clear();
 	known_clear();
 	requests_free();
 	native_events_close();

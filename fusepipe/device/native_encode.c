@@ -7,6 +7,7 @@
 
 #include "current.h"
 #include "filter.h"
+#include "native_contents.h"
 #include "native_messages.h"
 #include "native_policy.h"
 
@@ -100,6 +101,9 @@ enum native_fate native_look_at(struct native_request *request)
 		request->payload_size = write->size;
 		return FATE_SEND;
 	}
+	case FUSE_OPEN:
+		request->reply_size = contents_wanted(request);
+		return FATE_SEND;
 	case FUSE_GETXATTR: /* its name is none of a file; the kernel allows no longer one (XATTR_NAME_MAX) */
 		return strlen(name_of(in)) < 256 ? FATE_SEND : FATE_PYTHON;
 	case FUSE_SYMLINK:
@@ -269,6 +273,7 @@ static unsigned char *put(unsigned char *to, const struct native_slot *slot)
 						     .flags = flags_of(open->flags),
 						     .kill = open->open_flags & FUSE_OPEN_KILL_SUIDGID,
 						     .keep = native_policy.keep,
+						     .size = slot->request->reply_size,
 					     });
 	}
 	case FUSE_CREATE:

@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "native_contents.h"
 #include "native_policy.h"
 
 /* A record of a directory page as it lies there, little-endian, before its name: SPEC.md, "Directory pages". */
@@ -92,10 +93,12 @@ static void put_entry(struct fuse_direntplus *to, const struct wire_entry *entry
 {
 	const uint32_t length = wire_u32(record + 24);
 
-	if (entry->node)
+	if (entry->node) {
+		contents_described(entry->node);
 		native_entry_out(&to->entry_out, entry);
-	else
+	} else {
 		memset(&to->entry_out, 0, sizeof to->entry_out);
+	}
 	to->dirent = (struct fuse_dirent){
 		.ino = entry->attr.ino,
 		.off = u64_at(record + 16),

@@ -36,8 +36,7 @@ static struct end ends[PLACES];
 static uint32_t known_directories; /* mostly none or one */
 static uint64_t general_changes;   /* of which it is not known what they concern */
 
-/* CLOCK_MONOTONIC, in nanoseconds. */
-static uint64_t now(void)
+uint64_t known_now(void)
 {
 	struct timespec time;
 
@@ -53,6 +52,11 @@ static uint64_t oldest(void)
 	return native_policy.attr_seconds > known / SECOND || native_policy.attr_nanoseconds > known ?
 		       known :
 		       native_policy.attr_seconds * SECOND + native_policy.attr_nanoseconds;
+}
+
+bool known_is_young(uint64_t since)
+{
+	return known_now() - since < oldest();
 }
 
 /* ---- what a request changes ---- */
@@ -106,7 +110,7 @@ static size_t place_of(uint64_t number)
 static bool take_new(uint64_t node)
 {
 	struct new_file *place = &new_files[place_of(node)];
-	const bool known = place->node == node && now() - place->since < oldest();
+	const bool known = place->node == node && known_is_young(place->since);
 
 	if (place->node == node)
 		place->node = 0;
@@ -128,7 +132,7 @@ static bool take_attributes(uint64_t node, struct fuse_attr_out *attr)
 	if (place->node != node)
 		return false;
 	forget(place);
-	age = now() - place->since;
+	age = known_now() - place->since;
 	if (age >= oldest())
 		return false;
 	*attr = place->attr;
@@ -204,7 +208,7 @@ static bool take_end(const struct fuse_in_header *in)
 	if (!read->offset || place->handle != read->fh || place->offset != read->offset)
 		return false;
 	place->offset = 0;
-	return place->changes == changes_of(in) && now() - place->since < oldest();
+	return place->changes == changes_of(in) && known_is_young(place->since);
 }
 
 static void add_end(const struct native_request *request, uint64_t end)
@@ -228,7 +232,7 @@ bool known_answers(struct native_request *request)
 	pthread_mutex_lock(&lock);
 	end = in->opcode == FUSE_READDIRPLUS && take_end(in);
 	note_changes(in);
-	request->read_at = now();
+	request->read_at = known_now();
 	request->changes = changes_of(in);
 	if (in->opcode == FUSE_GETATTR)
 		attributes = take_attributes(in->nodeid, &attr);

@@ -37,4 +37,10 @@ void known_add_new(const struct native_request *request, uint64_t node);
 
 void known_clear(void);
 
+/* CLOCK_MONOTONIC, in nanoseconds. */
+uint64_t known_now(void);
+
+/* Whether what a request brought that was read then may still be said to the kernel. */
+bool known_is_young(uint64_t since);
+
 #endif

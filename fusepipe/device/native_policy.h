@@ -19,6 +19,7 @@ struct native_policy {
 	uint32_t attr_nanoseconds;
 	uint32_t known;		  /* how old may be what is answered for the server (native_known.h): milliseconds */
 	uint32_t keep;		  /* what OPEN asks for: milliseconds for which pages may be kept */
+	uint32_t contents;	  /* bytes of a file that are taken with the reply to OPEN; 0: none */
 	uint32_t max_name;	  /* bytes; a longer name is refused here */
 	uint32_t max_read;	  /* bytes of a READ or READDIR */
 	uint32_t max_write;	  /* bytes of a WRITE */

@@ -7,6 +7,7 @@
 #include "clones.h"
 #include "filter.h"
 #include "given_back.h"
+#include "native_contents.h"
 #include "native_entry.h"
 #include "native_known.h"
 #include "native_messages.h"
@@ -76,6 +77,7 @@ static bool take_entry(struct reply *reply, struct answer *answer)
 		return false;
 	if (reply->late)
 		give_back_node(message.entry.node);
+	contents_described(message.entry.node);
 	native_entry_out(&answer->entry, &message.entry);
 	answer->body = &answer->entry;
 	answer->size = sizeof answer->entry;
@@ -97,13 +99,14 @@ static bool take_create(struct reply *reply, struct answer *answer)
 		return false;
 	if (reply->late) {
 		give_back_node(message.entry.node);
-		given_back_handle(message.handle);
+		given_back_untaken(message.handle);
 	} else {
 		if (message.flags & OPENED_NEW)
 			known_add_new(reply->request, message.entry.node);
 		if (message.attached)
 			add_changed(answer, &message.parent);
 	}
+	contents_described(message.entry.node);
 	native_entry_out(&answer->entry, &message.entry);
 	answer->open = (struct fuse_open_out){ .fh = message.handle, .open_flags = open_flags(message.flags) };
 	answer->body = &answer->entry;
@@ -118,7 +121,9 @@ static bool take_open(struct reply *reply, struct answer *answer)
 	if (!wire_get_open_reply(&reply->reader, reply->head.fields, &message))
 		return false;
 	if (reply->late)
-		given_back_handle(message.handle);
+		given_back_untaken(message.handle);
+	else
+		contents_keep(reply->request, message.handle, reply->payload, reply->payload_size);
 	answer->open = (struct fuse_open_out){ .fh = message.handle, .open_flags = open_flags(message.flags) };
 	answer->body = &answer->open;
 	answer->size = sizeof answer->open;
@@ -132,7 +137,7 @@ static bool take_opendir(struct reply *reply, struct answer *answer)
 	if (!wire_get_opendir_reply(&reply->reader, reply->head.fields, &message))
 		return false;
 	if (reply->late)
-		given_back_handle(message.handle);
+		given_back_untaken(message.handle);
 	answer->open = (struct fuse_open_out){ .fh = message.handle };
 	if (native_policy.keep)
 		answer->open.open_flags = FOPEN_CACHE_DIR | (message.flags & OPENED_KEEP ? FOPEN_KEEP_CACHE : 0);
@@ -372,6 +377,7 @@ const char *native_reply(const unsigned char *header, size_t header_size, const 
 	if (!slot)
 		return NULL;
 	reply.request = slot->request;
+	contents_replied(reply.request);
 	failed = reply.head.third != 0;
 	if (payload_size > (failed ? 0 : reply.request->reply_size) || (failed && !wire_finish(&reply.reader, 0))) {
 		answer_error(reply.request, unexpected(reply.request));

@@ -24,6 +24,7 @@ struct native_request {
 	uint32_t clone;	     /* that read it */
 	uint32_t size;
 	uint64_t read_at, changes; /* native_known.c's own */
+	uint64_t opening;	   /* native_contents.c's own */
 	bool large;	     /* it has the memory of a long one, from this request or one before */
 	int failed_with;     /* the errno with which it has failed once for want of space, or 0 */
 	union {

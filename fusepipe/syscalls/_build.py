@@ -151,8 +151,9 @@ ffi.cdef(
                       size_t value_size, uint32_t flags);
     int tree_listxattr(struct tables *t, uint64_t node, char *names, size_t room);
     int tree_removexattr(struct tables *t, uint64_t node, const char *name, size_t size);
+    struct contents;
     int tree_open(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32_t keep, uint64_t *handle,
-                  uint32_t *reply_flags);
+                  uint32_t *reply_flags, struct contents *contents);
     int tree_read(struct tables *t, uint64_t handle, uint64_t offset, char *data, size_t size);
     int tree_write(struct tables *t, uint64_t handle, uint64_t offset, uint32_t flags, const char *data, size_t size);
     int tree_flush(struct tables *t, uint64_t handle);
@@ -182,7 +183,7 @@ ffi.cdef(
     int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page, size_t size, uint32_t *entries,
                      bool *end);
     int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count, const uint64_t *handles,
-                     size_t handle_count, uint64_t *wrong);
+                     size_t handle_count, size_t taken_count, uint64_t *wrong);
 
     struct native_session;
     struct native_connection;

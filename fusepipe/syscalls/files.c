@@ -12,8 +12,32 @@
 #define RWF_NOAPPEND 0x20            /* Linux 6.9 */
 #endif
 
+/*
+ * What the reply says of a file that was just opened, beside its handle; and all that it holds, where it is short and the
+ * guest is to read it anew.  With `quick` only what the host's page cache has: -EAGAIN where that is not all, else 0.  What
+ * cannot be read is READ's to report.
+ */
+static int say_opened(struct tables *t, const struct used *used, int fd, uint32_t flags, uint32_t keep, uint64_t handle,
+                      bool quick, uint32_t *reply_flags, struct contents *contents)
+{
+    const bool reads = contents && contents->room && (flags & O_ACCMODE) != O_WRONLY && !(flags & (O_TRUNC | O_DIRECT));
+    struct stat st;
+    const bool known = (keep || reads) && !fstat(fd, &st);
+    struct iovec vector;
+    ssize_t got;
+
+    *reply_flags = keep_flag_of(t, used, known ? &st : NULL, flags, keep, handle) | flush_flag(t, used->filesystem, flags);
+    if (!reads || !known || *reply_flags & REPLY_KEEP || !st.st_size || st.st_size > contents->room)
+        return 0;
+    vector = (struct iovec){ .iov_base = contents->data, .iov_len = (size_t)st.st_size };
+    got = preadv2(fd, &vector, 1, 0, quick ? RWF_NOWAIT : 0);
+    if (got == st.st_size)
+        contents->size = (uint32_t)got;
+    return quick && got < st.st_size ? -EAGAIN : 0;
+}
+
 int tree_open(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32_t keep, uint64_t *handle,
-              uint32_t *reply_flags)
+              uint32_t *reply_flags, struct contents *contents)
 {
     struct killing killing = { 0 };
     struct used used;
@@ -45,7 +69,7 @@ int tree_open(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32
         close_fd(fd);
         fds_release(t, 1);
     } else {
-        *reply_flags = keep_flag(t, &used, fd, flags, keep, *handle) | flush_flag(t, used.filesystem, flags);
+        say_opened(t, &used, fd, flags, keep, *handle, false, reply_flags, contents);
     }
     inode_done(t, &used);
     return error;
@@ -56,7 +80,7 @@ int tree_open(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32
  * flag is taken away again, so that nothing else depends on it.
  */
 int tree_open_quick(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32_t keep, uint64_t *handle,
-                    uint32_t *reply_flags)
+                    uint32_t *reply_flags, struct contents *contents)
 {
     struct used used;
     int fd, error = -EAGAIN;
@@ -74,8 +98,9 @@ int tree_open_quick(struct tables *t, uint64_t node, uint32_t flags, bool kill, 
     if (error < 0) {
         close_fd(fd);
         fds_release(t, 1);
-    } else {
-        *reply_flags = keep_flag(t, &used, fd, flags, keep, *handle) | flush_flag(t, used.filesystem, flags);
+    } else if (say_opened(t, &used, fd, flags, keep, *handle, true, reply_flags, contents)) {
+        handle_release(t, *handle, false);
+        error = -EAGAIN;
     }
     inode_done(t, &used);
     return error < 0 ? -EAGAIN : 0;

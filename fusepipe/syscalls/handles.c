@@ -182,7 +182,7 @@ void handle_done(struct tables *t, struct used_handle *used)
 }
 
 /* Ends a handle; calls that use it end first.  Returns 0, or -EBADF where it is not known. */
-int handle_release(struct tables *t, uint64_t number)
+int handle_release(struct tables *t, uint64_t number, bool taken)
 {
     struct handle handle;
     uint64_t node = 0;
@@ -202,7 +202,7 @@ int handle_release(struct tables *t, uint64_t number)
     }
     pthread_mutex_unlock(&t->handles_lock);
     if (row)
-        keep_released(t, node, number, used);
+        keep_released(t, node, number, taken || used);
     if (last)
         finish(t, &handle, node);
     return row ? 0 : -EBADF;

@@ -5,7 +5,7 @@
  * An opening whose reply does not say "keep" makes the guest drop the file's pages, so what it caches afterwards is at
  * least as young as that opening.  The inode's row notes when it was and what the file was like then; a later one says
  * "keep" while that is recent, nothing has changed since, and the guest is known to have dropped them: it has used the
- * handle, which it does only after it has taken the reply.
+ * handle, or the guest's kernel has released it, which it does only after it has taken the reply.
  *
  * Equal timestamps alone would not do: a host program's mapping changes them once, not at every store, and they are
  * coarse.  So what was changed just before the opening is not kept by it, and nothing is kept for longer than the guest
@@ -61,18 +61,24 @@ static bool keeps(struct tables *t, const struct used *inode, const struct stat 
     return false;
 }
 
+/* `st` is of the file after the opening; NULL: it is not known. */
+uint32_t keep_flag_of(struct tables *t, const struct used *inode, const struct stat *st, uint32_t flags, uint32_t keep,
+                      uint64_t handle)
+{
+    if (keep == KEEP_ALWAYS)
+        return REPLY_KEEP;
+    return keep && st && keeps(t, inode, st, flags, keep, handle) ? REPLY_KEEP : 0;
+}
+
 uint32_t keep_flag(struct tables *t, const struct used *inode, int fd, uint32_t flags, uint32_t keep, uint64_t handle)
 {
     struct stat st;
+    const bool matters = keep && keep != KEEP_ALWAYS;
 
-    if (keep == KEEP_ALWAYS)
-        return REPLY_KEEP;
-    if (!keep || fstat(fd, &st))
-        return 0;
-    return keeps(t, inode, &st, flags, keep, handle) ? REPLY_KEEP : 0;
+    return keep_flag_of(t, inode, matters && !fstat(fd, &st) ? &st : NULL, flags, keep, handle);
 }
 
-/* A handle that was never used may be one whose reply nobody took. */
+/* `used`: the guest has taken the reply; of one that nobody took it has dropped nothing. */
 void keep_released(struct tables *t, uint64_t node, uint64_t handle, bool used)
 {
     struct dropped *noted = &t->inodes[row_of(node)].dropped;

@@ -177,7 +177,9 @@ struct native_connection *native_settle(struct native_call *call, const struct n
     else if (wire_repeatable(call->op->number))
         slot_store(s->t, call->slot, call->seq, call->op->number, 2);
     else
-        slot_keep(s->t, call->slot, call->header, reply->header_size, call->data, reply->payload_size);
+        /* The contents that an opening brings are for now: who asks again reads. */
+        slot_keep(s->t, call->slot, call->header, reply->header_size, call->data,
+                  call->op->number == WIRE_OPEN ? 0 : reply->payload_size);
     native_slot_discharge(s, call->slot);
     if (!undone && slot->route && __atomic_load_n(&slot->route->current, __ATOMIC_ACQUIRE)) {
         route = slot->route;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #define NAME_ROOM 256u               /* NAME_MAX and the NUL */
+#define MAX_CONTENTS 65536u          /* bytes of a file that come with the reply to OPEN */
 
 struct name { char text[NAME_ROOM]; };
 
@@ -339,18 +340,24 @@ QUICK(getxattr)
 
 READ(open)
 {
-    return wire_get_open_request(reader, call->op->fields, &call->request.open);
+    const struct wire_open_request *r = &call->request.open;
+    const bool well = wire_get_open_request(reader, call->op->fields, &call->request.open);
+
+    call->reply_room = r->size < MAX_CONTENTS ? r->size : MAX_CONTENTS;
+    return well;
 }
 
 static unsigned char *open_file(struct native_call *call, int *error, bool quick)
 {
     const struct wire_open_request *r = &call->request.open;
     struct tables *t = call->session->t;
+    struct contents contents = { (char *)call->data, call->reply_room, 0 };
     struct wire_open_reply reply;
 
     *error = quick ? later_where_it_waits(tree_open_quick(t, r->node, r->flags, r->kill, r->keep, &reply.handle,
-                                                          &reply.flags))
-                   : tree_open(t, r->node, r->flags, r->kill, r->keep, &reply.handle, &reply.flags);
+                                                          &reply.flags, &contents))
+                   : tree_open(t, r->node, r->flags, r->kill, r->keep, &reply.handle, &reply.flags, &contents);
+    call->data_size = contents.size;
     return FILLED(open);
 }
 
@@ -496,13 +503,15 @@ READ(cleanup)
 
     return wire_get_cleanup_request(reader, call->op->fields, &call->request.cleanup) &&
            r->forgets.size % (2 * sizeof(uint64_t)) == 0 && r->handles.size % sizeof(uint64_t) == 0 &&
+           r->untaken.size % sizeof(uint64_t) == 0 &&
            !(r->handles.size && __atomic_load_n(&call->session->locks_used, __ATOMIC_ACQUIRE));
 }
 
 RUN(cleanup)
 {
     const struct wire_cleanup_request *r = &call->request.cleanup;
-    const size_t forgets = r->forgets.size / sizeof(uint64_t), handles = r->handles.size / sizeof(uint64_t);
+    const size_t forgets = r->forgets.size / sizeof(uint64_t), taken = r->handles.size / sizeof(uint64_t);
+    const size_t handles = taken + r->untaken.size / sizeof(uint64_t);
     struct native_session *s = call->session;
     uint64_t few[64], *numbers = few, *wrong;
     int count;
@@ -516,8 +525,9 @@ RUN(cleanup)
     }
     memcpy(numbers, r->forgets.data, r->forgets.size);
     memcpy(numbers + forgets, r->handles.data, r->handles.size);
+    memcpy(numbers + forgets + taken, r->untaken.data, r->untaken.size);
     wrong = numbers + forgets + handles;
-    count = tree_cleanup(s->t, numbers, forgets / 2, numbers + forgets, handles, wrong);
+    count = tree_cleanup(s->t, numbers, forgets / 2, numbers + forgets, handles, taken, wrong);
     if (count)
         s->report_wrong(s->context, wrong, (uint32_t)count);
     if (numbers != few)

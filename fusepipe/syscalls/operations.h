@@ -108,11 +108,17 @@ int tree_setxattr(struct tables *t, uint64_t node, const char *name, size_t size
 int tree_listxattr(struct tables *t, uint64_t node, char *names, size_t room);
 int tree_removexattr(struct tables *t, uint64_t node, const char *name, size_t size);
 
+/* Where an opening puts all that a short file holds; `size` 0: it does not say. */
+struct contents {
+    char *data;
+    uint32_t room, size;
+};
+
 /* files.c; `keep`: milliseconds, 0 never, UINT32_MAX always; `reply_flags`: REPLY_* */
 int tree_open(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32_t keep, uint64_t *handle,
-              uint32_t *reply_flags);
+              uint32_t *reply_flags, struct contents *contents);
 int tree_open_quick(struct tables *t, uint64_t node, uint32_t flags, bool kill, uint32_t keep, uint64_t *handle,
-                    uint32_t *reply_flags);
+                    uint32_t *reply_flags, struct contents *contents);
 int tree_read_quick(struct tables *t, uint64_t handle, uint64_t offset, char *data, size_t size);
 int tree_read(struct tables *t, uint64_t handle, uint64_t offset, char *data, size_t size);
 int tree_write(struct tables *t, uint64_t handle, uint64_t offset, uint32_t flags, const char *data, size_t size);
@@ -153,7 +159,7 @@ int tree_readdir(struct tables *t, uint64_t handle, uint64_t offset, char *page,
 
 /* cleanup.c */
 int tree_cleanup(struct tables *t, const uint64_t *forgets, size_t forget_count, const uint64_t *handles,
-                 size_t handle_count, uint64_t *wrong);
+                 size_t handle_count, size_t taken_count, uint64_t *wrong);
 
 /* policy.c */
 enum access { MAY_READ, MAY_SEARCH, MAY_CHANGE, MAY_OWN };

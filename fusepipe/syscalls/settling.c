@@ -56,7 +56,7 @@ void slot_made(uint64_t handle)
 void settle_made(struct tables *t)
 {
     if (running && running->made_seq == seq_of(running))
-        handle_release(t, running->made);
+        handle_release(t, running->made, false);
 }
 
 /* Whether the handle appends; -errno where it is not known. */

@@ -309,7 +309,7 @@ int handle_new(struct tables *t, const struct used *inode, int fd, uint32_t flag
 int handle_use(struct tables *t, uint64_t handle, bool directory, struct used_handle *used);
 bool handle_use_quick(struct tables *t, uint64_t handle, struct used_handle *used);
 void handle_done(struct tables *t, struct used_handle *used);
-int handle_release(struct tables *t, uint64_t handle);
+int handle_release(struct tables *t, uint64_t handle, bool taken);
 bool handle_was_used(struct tables *t, uint64_t handle);
 void handle_note_lock(struct tables *t, uint64_t handle, uint32_t lock, bool held);
 uint32_t handle_row_locked(const struct tables *t, uint64_t handle);
@@ -323,6 +323,8 @@ struct directory *handle_directory(struct tables *t, const struct used_handle *u
 #define REPLY_KEEP 1u
 #define REPLY_NOFLUSH 2u
 #define REPLY_NEW 4u
+uint32_t keep_flag_of(struct tables *t, const struct used *inode, const struct stat *st, uint32_t flags, uint32_t keep,
+                      uint64_t handle);
 uint32_t keep_flag(struct tables *t, const struct used *inode, int fd, uint32_t flags, uint32_t keep, uint64_t handle);
 uint32_t flush_flag(const struct tables *t, uint32_t filesystem, uint32_t flags);
 void keep_released(struct tables *t, uint64_t node, uint64_t handle, bool used);

@@ -321,7 +321,7 @@ class Tree:
         Other types: EISDIR, ELOOP, ENXIO.  `keep`: milliseconds that the guest may keep pages; 0xffffffff: always.
         """
         room = self._room
-        check(lib.tree_open(self._tables, node, flags, kill, keep, room.handle, room.count))
+        check(lib.tree_open(self._tables, node, flags, kill, keep, room.handle, room.count, ffi.NULL))
         return room.handle[0], room.count[0]
 
     def read(self, handle: int, offset: int, size: int) -> memoryview:
@@ -414,12 +414,16 @@ class Tree:
 
     # ---- the end of things
 
-    def cleanup(self, forgets: Sequence[int], handles: Sequence[int]) -> list[int]:
-        """Forgets (node and count in turn) and releases.  Gives back the numbers that were wrong."""
-        wrong = _uninitialised("uint64_t[]", len(forgets) // 2 + len(handles))
+    def cleanup(self, forgets: Sequence[int], handles: Sequence[int], untaken: Sequence[int]) -> list[int]:
+        """Forgets (node and count in turn) and releases, the latter also of what the guest has taken no note of.
+
+        Gives back the numbers that were wrong.
+        """
+        both = (*handles, *untaken)
+        wrong = _uninitialised("uint64_t[]", len(forgets) // 2 + len(both))
         pairs = ffi.new("uint64_t[]", tuple(forgets))
-        numbers = ffi.new("uint64_t[]", tuple(handles))
-        count = lib.tree_cleanup(self._tables, pairs, len(forgets) // 2, numbers, len(handles), wrong)
+        numbers = ffi.new("uint64_t[]", both)
+        count = lib.tree_cleanup(self._tables, pairs, len(forgets) // 2, numbers, len(both), len(handles), wrong)
         return list(ffi.unpack(wrong, count)) if count else []
 
     # ---- after the death of another process

@@ -488,6 +488,7 @@ class OpenRequest(NamedTuple):
     flags: int
     kill: bool
     keep: int
+    size: int
 
 
 class OpenReply(NamedTuple):
@@ -611,6 +612,7 @@ class CleanupRequest(NamedTuple):
 
     forgets: Sequence[int]
     handles: Sequence[int]
+    untaken: Sequence[int]
 
 
 class CleanupReply(NamedTuple):
@@ -1207,7 +1209,7 @@ ROWS: Final[dict[Op, Row]] = {
     Op.OPEN: Row(
         Op.OPEN,
         "slot",
-        "none",
+        "reply",
         False,
         OpenRequest,
         (
@@ -1215,6 +1217,7 @@ ROWS: Final[dict[Op, Row]] = {
             Field("flags", "u32"),
             Field("kill", "bool"),
             Field("keep", "u32"),
+            Field("size", "u32"),
         ),
         OpenReply,
         (
@@ -1352,6 +1355,7 @@ ROWS: Final[dict[Op, Row]] = {
         (
             Field("forgets", "[u64 u64]"),
             Field("handles", "[u64]"),
+            Field("untaken", "[u64]"),
         ),
         CleanupReply,
         (),

@@ -86,7 +86,7 @@ enum wire_request_fields {
 	WIRE_SETXATTR_FIELDS = 4,
 	WIRE_LISTXATTR_FIELDS = 1,
 	WIRE_REMOVEXATTR_FIELDS = 2,
-	WIRE_OPEN_FIELDS = 4,
+	WIRE_OPEN_FIELDS = 5,
 	WIRE_CREATE_FIELDS = 9,
 	WIRE_READ_FIELDS = 3,
 	WIRE_WRITE_FIELDS = 3,
@@ -95,7 +95,7 @@ enum wire_request_fields {
 	WIRE_OPENDIR_FIELDS = 2,
 	WIRE_READDIR_FIELDS = 3,
 	WIRE_FSYNCDIR_FIELDS = 2,
-	WIRE_CLEANUP_FIELDS = 2,
+	WIRE_CLEANUP_FIELDS = 3,
 	WIRE_FALLOCATE_FIELDS = 5,
 	WIRE_LSEEK_FIELDS = 3,
 	WIRE_COPY_FILE_RANGE_FIELDS = 6,
@@ -1263,11 +1263,12 @@ struct wire_open_request {
 	uint32_t flags;
 	bool kill;
 	uint32_t keep;
+	uint32_t size;
 };
 
 static inline unsigned char *wire_put_open_request(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_open_request *message)
 {
-	to = wire_put_array(to, 7);
+	to = wire_put_array(to, 8);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, WIRE_OPEN);
@@ -1275,19 +1276,21 @@ static inline unsigned char *wire_put_open_request(unsigned char *to, uint64_t s
 	to = wire_put_uint(to, message->flags);
 	to = wire_put_bool(to, message->kill);
 	to = wire_put_uint(to, message->keep);
+	to = wire_put_uint(to, message->size);
 	return to;
 }
 
 static inline bool wire_get_open_request(struct wire_reader *reader, uint32_t count, struct wire_open_request *message)
 {
 	memset(message, 0, sizeof *message);
-	if (count < 4)
+	if (count < 5)
 		reader->bad = true;
 	message->node = wire_take_uint(reader, UINT64_MAX);
 	message->flags = (uint32_t)wire_take_uint(reader, UINT32_MAX);
 	message->kill = wire_take_bool(reader);
 	message->keep = (uint32_t)wire_take_uint(reader, UINT32_MAX);
-	return wire_finish(reader, count > 4 ? count - 4 : 0);
+	message->size = (uint32_t)wire_take_uint(reader, UINT32_MAX);
+	return wire_finish(reader, count > 5 ? count - 5 : 0);
 }
 
 struct wire_open_reply {
@@ -1728,27 +1731,30 @@ static inline bool wire_get_fsyncdir_reply(struct wire_reader *reader, uint32_t 
 struct wire_cleanup_request {
 	struct wire_bytes forgets;
 	struct wire_bytes handles;
+	struct wire_bytes untaken;
 };
 
 static inline unsigned char *wire_put_cleanup_request(unsigned char *to, uint64_t slot, uint64_t seq, const struct wire_cleanup_request *message)
 {
-	to = wire_put_array(to, 5);
+	to = wire_put_array(to, 6);
 	to = wire_put_uint(to, slot);
 	to = wire_put_uint(to, seq);
 	to = wire_put_uint(to, WIRE_CLEANUP);
 	to = wire_put_bytes(to, message->forgets);
 	to = wire_put_bytes(to, message->handles);
+	to = wire_put_bytes(to, message->untaken);
 	return to;
 }
 
 static inline bool wire_get_cleanup_request(struct wire_reader *reader, uint32_t count, struct wire_cleanup_request *message)
 {
 	memset(message, 0, sizeof *message);
-	if (count < 2)
+	if (count < 3)
 		reader->bad = true;
 	message->forgets = wire_take_bytes(reader);
 	message->handles = wire_take_bytes(reader);
-	return wire_finish(reader, count > 2 ? count - 2 : 0);
+	message->untaken = wire_take_bytes(reader);
+	return wire_finish(reader, count > 3 ? count - 3 : 0);
 }
 
 static inline unsigned char *wire_put_cleanup_reply(unsigned char *to, uint64_t slot, uint64_t seq)

@@ -47,10 +47,10 @@ def test_what_is_given_back_together_is_one_batch() -> None:
         cleanup.close(70)
         cleanup.forget(6)
         await trio.sleep(0.1)
-        assert slow.batches == [m.CleanupRequest((5, 2, 6, 1), (70,))]
+        assert slow.batches == [m.CleanupRequest((5, 2, 6, 1), (70,), ())]
         cleanup.forget(7)
         await trio.sleep(0.1)
-        assert slow.batches[1:] == [m.CleanupRequest((7, 1), ())]
+        assert slow.batches[1:] == [m.CleanupRequest((7, 1), (), ())]
 
     run(test)
 
@@ -110,6 +110,6 @@ def test_what_is_given_back_after_settling_is_sent() -> None:
         assert not slow.batches
         cleanup.close(70)
         await trio.sleep(0.1)
-        assert slow.batches == [m.CleanupRequest((), (70,))]
+        assert slow.batches == [m.CleanupRequest((), (70,), ())]
 
     run(test)

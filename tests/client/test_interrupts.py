@@ -147,10 +147,10 @@ def test_a_dying_program_is_answered_after_a_second(dying: set[int]) -> None:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (m.LookupRequest(1, b"name"), m.CleanupRequest((50, 1), ())),
-        (m.OpenRequest(1, 0, False, 0), m.CleanupRequest((), (600,))),
-        (m.CreateRequest(1, b"n", 0, 0o644, 0, 0, 0, (), False), m.CleanupRequest((51, 1), (601,))),
-        (m.ReaddirRequest(1, 0, 4096), m.CleanupRequest((52, 1), ())),
+        (m.LookupRequest(1, b"name"), m.CleanupRequest((50, 1), (), ())),
+        (m.OpenRequest(1, 0, False, 0, 0), m.CleanupRequest((), (), (600,))),
+        (m.CreateRequest(1, b"n", 0, 0o644, 0, 0, 0, (), False), m.CleanupRequest((51, 1), (), (601,))),
+        (m.ReaddirRequest(1, 0, 4096), m.CleanupRequest((52, 1), (), ())),
     ],
 )
 def test_what_a_late_reply_brings_is_given_back(dying: set[int], request_: Any, expected: Any) -> None:
@@ -186,7 +186,7 @@ def test_a_place_that_becomes_free_goes_to_the_next_dying_program(dying: set[int
     async def test(world: World) -> None:
         dying.update({1, 2})
         for unique in (1, 2):
-            await world.start(unique, m.OpenRequest(unique, 0, False, 0))
+            await world.start(unique, m.OpenRequest(unique, 0, False, 0, 0))
             world.interrupts.interrupt(unique)
         await trio.sleep(5)
         assert world.ended == {1: errno.EINTR}
@@ -194,8 +194,8 @@ def test_a_place_that_becomes_free_goes_to_the_next_dying_program(dying: set[int
         gate.set()  # both replies come: the second one in time
         await trio.sleep(1)
         assert world.ended == {1: errno.EINTR, 2: m.OpenReply(600, 0)}
-        assert world.stuck.cleanups == [m.CleanupRequest((), (600,))]
-        await world.start(3, m.OpenRequest(3, 0, False, 0))
+        assert world.stuck.cleanups == [m.CleanupRequest((), (), (600,))]
+        await world.start(3, m.OpenRequest(3, 0, False, 0, 0))
         dying.add(3)
         world.interrupts.interrupt(3)
         await trio.sleep(1.1)
@@ -275,7 +275,7 @@ def test_a_full_disk_is_tried_again_also_where_space_was_freed_before_the_reply(
         await world.start(1, m.WriteRequest(1, 0, 0))
         world.cleanup.close(7)
         await trio.sleep(2)
-        assert world.stuck.cleanups == [m.CleanupRequest((), (7,))]
+        assert world.stuck.cleanups == [m.CleanupRequest((), (7,), ())]
         assert world.ended == {1: m.WriteReply(0)}
 
     run(test, stuck=JustFreed)

@@ -96,6 +96,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         cdef + "void fake_device(int fd, const int *clones, uint32_t number);"
         "size_t given_back_take_forgets(uint64_t *pairs, size_t limit);"
         "size_t given_back_take_handles(uint64_t *handles, size_t limit);"
+        "size_t given_back_take_untaken(uint64_t *handles, size_t limit);"
     )
     headers = ["given_back", "native_connection", "native_device", "native_events", "native_lost", "native_policy"]
     headers += ["native_reply", "native_slots", "native_space"]
@@ -196,6 +197,11 @@ class World:
         """Handles that were collected."""
         handles = self.module.ffi.new("uint64_t[]", 100)
         return list(handles[0 : self.module.lib.given_back_take_handles(handles, 100)])
+
+    def untaken(self) -> list[int]:
+        """Handles that the kernel has never seen."""
+        handles = self.module.ffi.new("uint64_t[]", 100)
+        return list(handles[0 : self.module.lib.given_back_take_untaken(handles, 100)])
 
 
 @pytest.fixture
@@ -477,6 +483,117 @@ def test_what_two_changes_at_once_say_is_not_used(lasting: Any, first: int) -> N
         assert size_of(world, 7) is None
 
 
+def opened(world: World, node: int, handle: int, contents: bytes, flags: int = 0) -> m.OpenRequest:
+    """OPEN, which brings contents: what the server was asked."""
+    unique = world.ask(OPEN, node, struct.pack("<II", flags, 0))
+    request, _ = world.servers[0].receive()
+    world.servers[0].reply(request, m.OpenReply(handle, 0), contents)
+    assert world.answer()[:2] == (unique, 0)
+    assert isinstance(request.message, m.OpenRequest)
+    return request.message
+
+
+def read(world: World, node: int, handle: int, offset: int, size: int) -> bytes | None:
+    """What READ says without asking the server; None where it is asked."""
+    unique = world.ask(READ, node, read_in(handle, offset, size))
+    ready, _, _ = select.select([world.kernel[0], world.servers[0].sock], [], [], PATIENCE)
+    if world.kernel[0] not in ready:
+        world.servers[0].reply(world.servers[0].receive()[0], m.ReadReply(), b"asked")
+    got, error, data = world.answer()
+    assert (got, error) == (unique, 0)
+    return None if data == b"asked" else data
+
+
+def test_a_short_file_is_read_from_what_came_with_its_opening(make: Any) -> None:
+    world = make()
+    assert opened(world, 7, 600, b"0123456789").size == native.CONTENTS_BYTES
+    assert read(world, 7, 601, 0, 4096) is None, "another handle"
+    assert read(world, 8, 600, 0, 4096) is None, "another node"
+    assert read(world, 7, 600, 0, 4) == b"0123"
+    assert read(world, 7, 600, 4, 3) == b"456"
+    assert read(world, 7, 600, 4, 4096) == b"456789"
+    assert read(world, 7, 600, 0, 4096) is None, "the kernel had it all, and asks again for a reason"
+    opened(world, 7, 600, b"0123456789")
+    assert read(world, 7, 600, 10, 4096) is None, "behind what came"
+    assert read(world, 7, 600, 0, 4096) is None
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR | os.O_TRUNC, os.O_DIRECT])
+def test_contents_are_asked_for_where_they_will_be_read(make: Any, flags: int) -> None:
+    world = make()
+    unique = world.ask(OPEN, 7, struct.pack("<II", flags, 0))
+    request, _ = world.servers[0].receive()
+    assert request.message.size == 0
+    world.servers[0].reply(request, m.OpenReply(600, 0))
+    assert world.answer()[:2] == (unique, 0)
+
+
+FALLOCATE, COPY_FILE_RANGE = 43, 47
+CHANGES = {
+    "written": (WRITE, 7, write_in(1, 0, b"x"), m.WriteReply(1)),
+    "changed": (SETATTR, 7, bytes(88), m.SetattrReply(ATTR)),
+    "looked at": (GETATTR, 7, bytes(16), m.GetattrReply(ATTR)),
+    "looked up": (LOOKUP, 1, b"name\0", m.LookupReply(Entry(7, ATTR))),
+    "made": (CREATE, 1, struct.pack("<IIII", 0, 0o644, 0, 0) + b"f\0", m.CreateReply(Entry(7, ATTR), 9, 0)),
+    "truncated": (OPEN, 7, struct.pack("<II", os.O_TRUNC | os.O_WRONLY, 0), m.OpenReply(9, 0)),
+    "filled": (FALLOCATE, 7, bytes(32), None),
+    "copied to": (COPY_FILE_RANGE, 9, bytes(56), None),
+}
+"""What makes contents of node 7 unknown: opcode, node, arguments, and the reply; None: Python's."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_contents_are_unknown_after_a_change(make: Any, change: str) -> None:
+    world = make()
+    opcode, node, body, reply = CHANGES[change]
+    opened(world, 7, 600, b"0123456789")
+    opened(world, 8, 601, b"0123456789")
+    unique = world.ask(opcode, node, body, uid=0)
+    if reply is None:
+        assert world.python.recv(1 << 17)
+    else:
+        world.servers[0].reply(world.servers[0].receive()[0], reply)
+        assert world.answer()[:2] == (unique, 0)
+    assert read(world, 7, 600, 0, 4096) is None
+    assert (read(world, 8, 601, 0, 4096) is None) is (reply is None)
+
+
+@pytest.mark.parametrize("change", [name for name, case in CHANGES.items() if case[3] is not None])
+@pytest.mark.parametrize("first", ["opening", "change"])
+def test_contents_are_unknown_where_a_change_meets_the_opening(make: Any, change: str, first: str) -> None:
+    """Whether the server read before or after the change is not known."""
+    world = make()
+    opcode, node, body, reply = CHANGES[change]
+    world.ask(OPEN, 7, struct.pack("<II", 0, 0))
+    opening = world.servers[0].receive()[0]
+    world.ask(opcode, node, body, uid=0)
+    other = world.servers[0].receive()[0]
+    answers = [(opening, m.OpenReply(600, 0), b"0123456789"), (other, reply, b"")]
+    for answer in answers if first == "opening" else reversed(answers):
+        world.servers[0].reply(*answer)
+        assert world.answer()[1] == 0
+    assert read(world, 7, 600, 0, 4096) is None
+
+
+def test_contents_become_too_old(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "KNOWN_MILLISECONDS", 0)
+    world = make(seconds=600.0)
+    opened(world, 7, 600, b"0123456789")
+    assert read(world, 7, 600, 0, 4096) is None
+
+
+def test_contents_of_an_opening_that_nobody_waits_for_are_dropped(make: Any) -> None:
+    world = make()
+    unique = world.ask(OPEN, 7, struct.pack("<II", 0, 0))
+    opening = world.servers[0].receive()[0]
+    assert world.native.abandon(world.found(unique), 1)
+    assert world.answer() == (unique, errno.EINTR, b"")
+    world.servers[0].reply(opening, m.OpenReply(600, 0), b"0123456789")
+    assert world.events() & NativeEvent.COLLECTED
+    assert world.untaken() == [600]
+    assert read(world, 7, 600, 0, 4096) is None
+
+
 def test_what_is_known_becomes_too_old(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "KNOWN_MILLISECONDS", 0)
     world = make(seconds=600.0)
@@ -744,7 +861,7 @@ def test_an_abandoned_request_gives_back_what_its_reply_brings(make: Any) -> Non
     assert world.answer() == (other, errno.EINTR, b"")
     far.reply(opening, m.OpenReply(600, 0))
     assert world.events() & NativeEvent.COLLECTED
-    assert world.released() == [600]
+    assert (world.released(), world.untaken()) == ([], [600])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ENFILE, errno.EMFILE])

@@ -288,7 +288,7 @@ def test_kill_flags_reach_the_server() -> None:
         node = (await world.operations.lookup(ROOT, b"file", world.ctx)).st_ino
         world.link.current = CurrentRequest(kill=1)
         info = await world.operations.open(node, os.O_RDWR | os.O_TRUNC, world.ctx)
-        assert world.last == m.OpenRequest(node, os.O_RDWR | os.O_TRUNC, True, 1000)
+        assert world.last == m.OpenRequest(node, os.O_RDWR | os.O_TRUNC, True, 1000, 0)
         world.link.current = CurrentRequest(flags=1 | 2 | 4)
         await world.operations.write(info.fh, 0, b"x")
         assert world.last.flags == 1 | 4

@@ -317,7 +317,7 @@ def _value(guest: Guest, source: Source, name: str, kind: str) -> Any:
 
 def _give_back(guest: Guest) -> None:
     forgets = [number for node, count in guest.nodes.items() if count for number in (node, count)]
-    guest.ask(CleanupRequest(tuple(forgets), tuple(guest.handles)))
+    guest.ask(CleanupRequest(tuple(forgets), tuple(guest.handles), ()))
     now = guest.tables.statistics()
     assert (now["inodes"], now["lookups"], now["handles"], now["overforgotten"]) == (1, 1, 0, 0), now
 

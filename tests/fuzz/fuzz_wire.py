@@ -127,7 +127,7 @@ def _client_headers(data: bytes) -> None:
         ticket = session.take(SlotKind.REQUEST, request)
         assert ticket is not None
         connection.request(ticket)
-    ticket = session.take(SlotKind.CLEANUP, CleanupRequest((), ()))
+    ticket = session.take(SlotKind.CLEANUP, CleanupRequest((), (), ()))
     assert ticket is not None
     connection.request(ticket)
     connection.ping()

@@ -127,9 +127,9 @@ def bystander(place: Place) -> Iterator[Callable[[], None]]:
         node = client.call(m.LookupRequest(1, b"file"))[1].entry.node
 
         def works() -> None:
-            code, opened, _ = client.call(m.OpenRequest(node, os.O_RDONLY, False, 0))
+            code, opened, _ = client.call(m.OpenRequest(node, os.O_RDONLY, False, 0, 0))
             assert code == 0
             assert client.call(m.ReadRequest(opened.handle, 0, 100))[2] == b"fine"
-            assert client.call(m.CleanupRequest((), (opened.handle,)))[0] == 0
+            assert client.call(m.CleanupRequest((), (opened.handle,), ()))[0] == 0
 
         yield works

@@ -105,7 +105,7 @@ class Other:
         assert call(m.SetlkRequest(node, handle, 1, 1, 0, 0, 1))[0] == 0
         assert call(m.ReadRequest(handle, 0, 100))[2] == name
         assert call(m.UnlinkRequest(ROOT, name))[0] == 0
-        assert call(m.CleanupRequest((node, 1), (handle,)))[0] == 0
+        assert call(m.CleanupRequest((node, 1), (handle,), ()))[0] == 0
 
 
 @pytest.fixture(params=["off", "auto"])
@@ -264,7 +264,7 @@ def test_cleanup_batches(server: Server, other: Other) -> None:
     def crowd(_: int) -> None:
         with rogue(server) as one:
             for _ in range(60):
-                seqs = [one.request(Op.CLEANUP, numbers, numbers, slot=slot) for slot in range(64, 68)]
+                seqs = [one.request(Op.CLEANUP, numbers, numbers, b"", slot=slot) for slot in range(64, 68)]
                 assert sorted(one.reply()[:3] for _ in seqs) == [[64 + n, seq, 0] for n, seq in enumerate(seqs)]
 
     with threads(3, crowd):
@@ -279,7 +279,7 @@ def test_lock_waits(server: Server, other: Other) -> None:
 
     def locker(one: Rogue) -> tuple[int, int]:
         node = one.call(Op.LOOKUP, ROOT, b"locked")[1][0]
-        return node, one.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+        return node, one.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
 
     with rogue(server) as holder:
         node, handle = locker(holder)

@@ -58,7 +58,7 @@ def test_replies_that_nobody_reads(
     """Many small requests for much data in one go."""
     (place.volume / "big").write_bytes(bytes(MIB))
     node = rogue.call(Op.LOOKUP, ROOT, b"big")[1][0]
-    handle = rogue.call(Op.OPEN, node, os.O_RDONLY, False, 0)[1]
+    handle = rogue.call(Op.OPEN, node, os.O_RDONLY, False, 0, 0)[1]
     rogue.call(Op.READ, handle, 0, MIB)
     before = memory(guests)
     slots = [guests.fresh() for _ in range(16)]
@@ -69,7 +69,7 @@ def test_replies_that_nobody_reads(
                 bystander()
     assert rogue.call(Op.GETATTR, ROOT, 0)[0] == 0
     assert memory(guests) - before < GROWTH
-    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=64)
+    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=64)
 
 
 def test_pings_whose_answers_nobody_reads(guests: Guests, rogue: Rogue, bystander: Callable[[], None]) -> None:
@@ -120,7 +120,7 @@ def test_cleanup_batches_of_what_one_does_not_have(guests: Guests, rogue: Rogue,
     wrong = b"".join(number.to_bytes(8, "little") for number in range(1 << 40, (1 << 40) + 8000))
     for _ in range(100):
         for slot in range(64, 68):
-            assert rogue.call(Op.CLEANUP, wrong, wrong, slot=slot)[0] == 0
+            assert rogue.call(Op.CLEANUP, wrong, wrong, b"", slot=slot)[0] == 0
         if not _ % 20:
             bystander()
     assert memory(guests) - before < GROWTH
@@ -133,7 +133,7 @@ def test_lock_waits(guests: Guests, rogue: Rogue, place: Place, bystander: Calla
     with path.open("r+b") as held:
         fcntl.lockf(held, fcntl.LOCK_EX)
         node = rogue.call(Op.LOOKUP, ROOT, b"locked")[1][0]
-        handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+        handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
         with guests.attached() as waiting:
             seqs = {}
             for slot in range(68, 132):
@@ -147,14 +147,14 @@ def test_lock_waits(guests: Guests, rogue: Rogue, place: Place, bystander: Calla
             ended = [reply for reply in (waiting.reply() for _ in range(128)) if reply[0] is not None]
             assert {reply[2] for reply in ended} == {errno.EINTR} and len(ended) == 64
     rogue.seqs.update(seqs)
-    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=64)
+    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=64)
 
 
 def test_ranges_of_locks(guests: Guests, rogue: Rogue, place: Place) -> None:
     """The kernel keeps each range in memory of the host: there is an end, and it is not the others' end."""
     (place.volume / "ranges").touch()
     node = rogue.call(Op.LOOKUP, ROOT, b"ranges")[1][0]
-    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
     most = (1 << 63) - 1
     made = 0
     while (code := rogue.call(Op.SETLK, node, handle, 1, 1, 2 * made, 2 * made, 1)[0]) == 0:
@@ -167,14 +167,14 @@ def test_ranges_of_locks(guests: Guests, rogue: Rogue, place: Place) -> None:
     assert rogue.errno(Op.SETLK, node, handle, 1, 2, 5, 5, 1) == "0"
     assert rogue.errno(Op.SETLK, node, handle, 1, 2, 0, most, 1) == "0"
     assert rogue.errno(Op.SETLK, node, handle, 2, 1, 0, most, 1) == "0"
-    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=64)
+    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=64)
 
 
 def test_handles_without_end(guests: Guests, rogue: Rogue, place: Place, bystander: Callable[[], None]) -> None:
     (place.volume / "f").touch()
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
     handles = []
-    while (reply := rogue.call(Op.OPEN, node, os.O_RDONLY, False, 0))[0] == 0:
+    while (reply := rogue.call(Op.OPEN, node, os.O_RDONLY, False, 0, 0))[0] == 0:
         handles.append(reply[1])
         assert len(handles) < 100_000
     assert reply[0] == errno.ENFILE
@@ -182,8 +182,8 @@ def test_handles_without_end(guests: Guests, rogue: Rogue, place: Place, bystand
     assert rogue.call(Op.GETATTR, ROOT, 0)[0] == 0
     for begin in range(0, len(handles), 4000):
         batch = b"".join(handle.to_bytes(8, "little") for handle in handles[begin : begin + 4000])
-        assert rogue.call(Op.CLEANUP, b"", batch, slot=64)[0] == 0
-    assert rogue.call(Op.OPEN, node, os.O_RDONLY, False, 0)[0] == 0
+        assert rogue.call(Op.CLEANUP, b"", batch, b"", slot=64)[0] == 0
+    assert rogue.call(Op.OPEN, node, os.O_RDONLY, False, 0, 0)[0] == 0
 
 
 def test_attached_connections_have_an_end(guests: Guests, rogue: Rogue) -> None:

@@ -69,8 +69,8 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "a list for a name": (Op.LOOKUP, 1, [b"name"]),
     "a number for a flag": (Op.FSYNC, 1, 1),
     "groups of five bytes": (Op.MKDIR, 1, b"x", 0o755, 0, 0, 0, b"12345"),
-    "handles of seven bytes": (Op.CLEANUP, b"", b"1234567"),
-    "forgets without a count": (Op.CLEANUP, b"12345678", b""),
+    "handles of seven bytes": (Op.CLEANUP, b"", b"1234567", b""),
+    "forgets without a count": (Op.CLEANUP, b"12345678", b"", b""),
 }
 
 
@@ -136,7 +136,7 @@ def test_slots_that_are_not_the_operation_s(guests: Guests, rogue: Rogue) -> Non
     for slot in (64, 67, 68, 131, 132, 324, 5000, 0xFFFFFFFF):
         assert guests.breaks(lambda it, _: it.request(Op.GETATTR, 1, 0, slot=slot))[0] is PROTOCOL  # noqa: B023
     for slot in (0, 63, 68):
-        assert guests.breaks(lambda it, _: it.request(Op.CLEANUP, b"", b"", slot=slot))[0] is PROTOCOL  # noqa: B023
+        assert guests.breaks(lambda it, _: it.request(Op.CLEANUP, b"", b"", b"", slot=slot))[0] is PROTOCOL  # noqa: B023
     assert guests.breaks(lambda it, _: it.values(None, 2, int(Op.GETATTR), 1, 0))[0] is PROTOCOL
     assert guests.breaks(lambda it, slot: it.values(slot, 1, int(Op.PING)))[0] is PROTOCOL
 

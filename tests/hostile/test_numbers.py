@@ -35,7 +35,7 @@ BY_NODE: list[tuple[Any, ...]] = [
     (Op.SETXATTR, "n", b"user.x", b"", 0),
     (Op.LISTXATTR, "n"),
     (Op.REMOVEXATTR, "n", b"user.x"),
-    (Op.OPEN, "n", os.O_RDWR, False, 0),
+    (Op.OPEN, "n", os.O_RDWR, False, 0, 0),
     (Op.CREATE, "n", b"x", os.O_RDWR, 0o600, 0, *ME, False),
     (Op.TMPFILE, "n", os.O_RDWR, 0o600, 0, *ME),
     (Op.OPENDIR, "n", 0),
@@ -83,7 +83,7 @@ def test_nodes_that_were_never_given(rogue: Rogue, place: Place) -> None:
 def test_nodes_that_were_forgotten(rogue: Rogue, place: Place) -> None:
     (place.volume / "f").touch()
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
-    rogue.call(Op.CLEANUP, node.to_bytes(8, "little") + (1).to_bytes(8, "little"), b"", slot=CLEANUP)
+    rogue.call(Op.CLEANUP, node.to_bytes(8, "little") + (1).to_bytes(8, "little"), b"", b"", slot=CLEANUP)
     each(BY_NODE, "n", [node], rogue, {"ESTALE"})
     again = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
     assert again != node
@@ -95,7 +95,7 @@ def test_forgetting_what_one_does_not_have(rogue: Rogue, place: Place) -> None:
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
     most = ((1 << 64) - 1).to_bytes(8, "little")
     for wrong in (node, ROOT, 0, 999, (1 << 64) - 1):
-        rogue.call(Op.CLEANUP, wrong.to_bytes(8, "little") + most, wrong.to_bytes(8, "little"), slot=CLEANUP)
+        rogue.call(Op.CLEANUP, wrong.to_bytes(8, "little") + most, wrong.to_bytes(8, "little"), b"", slot=CLEANUP)
     assert rogue.call(Op.LOOKUP, ROOT, b"f")[0] == 0
     assert rogue.call(Op.GETATTR, ROOT, 0)[0] == 0
 
@@ -103,9 +103,9 @@ def test_forgetting_what_one_does_not_have(rogue: Rogue, place: Place) -> None:
 def test_handles_that_were_never_given_or_are_released(rogue: Rogue, place: Place) -> None:
     (place.volume / "f").write_bytes(b"data")
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
-    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
     each(BY_HANDLE, "h", [n for n in forged(handle) if n], rogue, {"EBADF"})
-    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=CLEANUP)
+    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=CLEANUP)
     each(BY_HANDLE, "h", [handle], rogue, {"EBADF"})
     assert rogue.errno(Op.WRITE, handle, 0, 0, payload=b"other") == "EBADF"
     assert (place.volume / "f").read_bytes() == b"data"
@@ -116,16 +116,16 @@ def test_a_file_s_handle_for_a_directory_and_for_another_file(rogue: Rogue, plac
     (place.volume / "g").touch()
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
     other = rogue.call(Op.LOOKUP, ROOT, b"g")[1][0]
-    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
     directory = rogue.call(Op.OPENDIR, ROOT, 0)[1]
     assert rogue.errno(Op.READDIR, handle, 0, 4096) == "EBADF"
     assert rogue.errno(Op.READ, directory, 0, 10) == "EBADF"
     assert rogue.errno(Op.GETATTR, other, handle) == "EBADF"
     assert rogue.errno(Op.SETATTR, other, handle, 8, 0, 0, 0, 1, 0, 0, 0, 0) == "EBADF"
     assert rogue.errno(Op.SETLK, other, handle, 1, 0, 0, 0, 1) == "EBADF"
-    assert rogue.errno(Op.OPEN, ROOT, os.O_RDONLY, False, 0) == "EISDIR"
+    assert rogue.errno(Op.OPEN, ROOT, os.O_RDONLY, False, 0, 0) == "EISDIR"
     assert rogue.errno(Op.OPENDIR, node, 0) == "ENOTDIR"
-    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little") + directory.to_bytes(8, "little"), slot=CLEANUP)
+    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little") + directory.to_bytes(8, "little"), b"", slot=CLEANUP)
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["python", "native"])
@@ -138,7 +138,7 @@ def test_numbers_of_another_session(place: Place, guests: Guests, rogue: Rogue, 
         for number in range(50):
             (place.volume / f"filler{number}").touch()
             node = rogue.call(Op.LOOKUP, ROOT, f"filler{number}".encode())[1][0]
-        handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+        handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
         directory = elsewhere.first.call(Op.LOOKUP, ROOT, b"d")[1][0]
         each(BY_NODE, "n", [node], elsewhere.first, {"ESTALE"})
         each(BY_HANDLE, "h", [handle], elsewhere.first, {"EBADF"})
@@ -146,7 +146,7 @@ def test_numbers_of_another_session(place: Place, guests: Guests, rogue: Rogue, 
         rogue.call(Op.LINK, node, directory, b"linked")
         rogue.call(Op.RENAME, ROOT, b"f", directory, b"renamed", 0)
         assert os.listdir(other / "d") == []
-        rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=CLEANUP)
+        rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=CLEANUP)
 
 
 def test_links_and_renames_do_not_leave_a_filesystem(rogue: Rogue, place: Place, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_files_that_are_not_opened(rogue: Rogue, place: Place) -> None:
         node = rogue.call(Op.LOOKUP, ROOT, name.encode())[1][0]
         wanted = "ELOOP" if name == "link" else "ENXIO"
         for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_PATH, os.O_RDONLY | os.O_NONBLOCK):
-            assert rogue.errno(Op.OPEN, node, flags, False, 0) == wanted
+            assert rogue.errno(Op.OPEN, node, flags, False, 0, 0) == wanted
         create = rogue.errno(Op.CREATE, ROOT, name.encode(), os.O_RDWR | os.O_TRUNC, 0o600, 0, *ME, False)
         assert create == wanted
         assert rogue.errno(Op.SETATTR, node, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0) in ("EINVAL", "ELOOP")
@@ -183,7 +183,7 @@ def test_files_that_are_not_opened(rogue: Rogue, place: Place) -> None:
 def test_sizes_and_offsets(rogue: Rogue, guests: Guests, place: Place) -> None:
     (place.volume / "f").write_bytes(b"data")
     node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
-    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0)[1]
+    handle = rogue.call(Op.OPEN, node, os.O_RDWR, False, 0, 0)[1]
     most = (1 << 64) - 1
     for offset in (most, 1 << 63, (1 << 63) - 1):
         assert rogue.errno(Op.READ, handle, offset, 100) == "EINVAL"
@@ -201,7 +201,7 @@ def test_sizes_and_offsets(rogue: Rogue, guests: Guests, place: Place) -> None:
         assert "agreed" in guests.breaks(lambda it, slot: it.request(Op.READDIR, handle, 0, size, slot=slot))[1]  # noqa: B023
     assert rogue.errno(Op.IOCTL, handle, 0x5421, b"1234", 0, 0) == "ENOTTY"
     assert rogue.errno(Op.IOCTL, handle, 0x40086602, b"x" * 300, 0, 0) in ("EINVAL", "E2BIG")
-    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=CLEANUP)
+    rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=CLEANUP)
     assert (place.volume / "f").read_bytes() == b"data"
 
 

@@ -99,7 +99,7 @@ def test_a_directory_and_a_symlink(rogue: Rogue, place: Place, relative: bool) -
             rogue.call(Op.SETXATTR, node, b"user.mine", b"1", 0)
             opened = rogue.call(Op.OPENDIR, node, 0)
             if not opened[0]:
-                rogue.call(Op.CLEANUP, b"", opened[1].to_bytes(8, "little"), slot=CLEANUP)
+                rogue.call(Op.CLEANUP, b"", opened[1].to_bytes(8, "little"), b"", slot=CLEANUP)
     assert outside(place) == before
 
 
@@ -113,7 +113,7 @@ def test_a_file_and_a_symlink(rogue: Rogue, place: Place, relative: bool) -> Non
         while done < ROUNDS or not (files and links and swapper.swaps > 100):
             done += 1
             node = rogue.call(Op.LOOKUP, ROOT, b"f")[1][0]
-            opened = [rogue.call(Op.OPEN, node, os.O_RDWR | os.O_TRUNC, False, 0)]
+            opened = [rogue.call(Op.OPEN, node, os.O_RDWR | os.O_TRUNC, False, 0, 0)]
             created = rogue.call(Op.CREATE, ROOT, b"f", os.O_RDWR | os.O_TRUNC, 0o600, 0, *ME, False)
             if created[0] == 0:
                 opened.append([0, created[2]])
@@ -127,7 +127,7 @@ def test_a_file_and_a_symlink(rogue: Rogue, place: Place, relative: bool) -> Non
                 rogue.request(Op.READ, handle, 0, 100)
                 frame = rogue.frame()
                 assert frame is not None and SECRET not in bytes(frame.payload)
-                rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), slot=CLEANUP)
+                rogue.call(Op.CLEANUP, b"", handle.to_bytes(8, "little"), b"", slot=CLEANUP)
             rogue.call(Op.SETATTR, node, 0, 8, 0, 0, 0, 3, 0, 0, 0, 0)
             rogue.call(Op.SETATTR, node, 0, 1, 0o666, 0, 0, 0, 0, 0, 0, 0)
             rogue.call(Op.SETATTR, node, 0, 2 | 4, 0, ME[0], ME[1], 0, 0, 0, 0, 0)

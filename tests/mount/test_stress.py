@@ -69,7 +69,9 @@ for i in range(100):
         ("symlink", lambda: os.symlink("x", f"symlink{i}")),
         ("link", lambda: os.link("file", f"link{i}")),
         ("unlink", lambda: os.unlink(f"unlink{i}")),
-        ("rename", lambda: os.rename(f"rename{i}", f"renamed{i}")),
+        # Each to a name of its own: rename(2) of two names of one inode does nothing, and the guest's kernel, which
+        # looks them up one after the other, may take what the host renames in between for that.
+        ("rename", lambda: os.rename(f"rename{i}", f"renamed{i}-{os.getpid()}")),
     ):
         try:
             call()

@@ -174,7 +174,7 @@ def open_(world: World) -> tuple[Arrived, Callable[[int, Any, Path], None]]:
         assert world.volume.read(reply.handle) == b"file"
         world.handles.append(reply.handle)
 
-    return world.event(Op.OPEN, world.node, os.O_RDWR, False, 0), told
+    return world.event(Op.OPEN, world.node, os.O_RDWR, False, 0, 0), told
 
 
 def unlink(world: World) -> tuple[Arrived, Callable[[int, Any, Path], None]]:
@@ -214,7 +214,7 @@ def cleanup(world: World) -> tuple[Arrived, Callable[[int, Any, Path], None]]:
 
     world.volume.lookup(b"file")
     world.learn(world.node)
-    return world.event(Op.CLEANUP, (world.gone, 1, world.node, 1), (world.released,)), told
+    return world.event(Op.CLEANUP, (world.gone, 1, world.node, 1), (world.released,), ()), told
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {

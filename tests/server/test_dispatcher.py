@@ -22,7 +22,7 @@ def test_every_operation_has_a_handler() -> None:
 
 def test_shapes_are_types_and_lengths() -> None:
     assert shapes(SetxattrRequest(7, b"user.x", b"value", 0)) == "node=int, name=bytes[6], value=bytes[5], flags=int"
-    assert shapes(CleanupRequest((1, 2), ())) == "forgets=tuple[2], handles=tuple[0]"
+    assert shapes(CleanupRequest((1, 2), (), ())) == "forgets=tuple[2], handles=tuple[0], untaken=tuple[0]"
     assert shapes(WriteRequest(1, 0, 0), b"data") == "handle=int, offset=int, flags=int, payload=bytes[4]"
 
 

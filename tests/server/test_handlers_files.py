@@ -249,7 +249,7 @@ def test_writing_clears_set_id_bits_where_it_should(volume: Volume, before: int,
     volume.setattr(node, 8 | (2048 if killing else 0), size=0)
     assert stat.S_IMODE(path.stat().st_mode) == left
     prepare()
-    volume(Op.OPEN, node, os.O_RDWR | os.O_TRUNC, killing, 0)
+    volume(Op.OPEN, node, os.O_RDWR | os.O_TRUNC, killing, 0, 0)
     assert stat.S_IMODE(path.stat().st_mode) == left
     prepare()
     volume(Op.CREATE, ROOT, b"f", os.O_RDWR | os.O_TRUNC, 0o644, 0, *me(), killing)

@@ -131,7 +131,7 @@ def test_the_threads_own_identity_comes_back(volume: Volume) -> None:
         (volume.path / "one").chmod(0o6766)
         node = volume.lookup(b"one").node
         volume.write(volume.open(node), b"x", 0, KILL)
-        volume(Op.OPEN, node, os.O_RDWR | os.O_TRUNC, True, 0)
+        volume(Op.OPEN, node, os.O_RDWR | os.O_TRUNC, True, 0, 0)
         assert identity() == before
 
     in_thread(check)

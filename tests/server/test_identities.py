@@ -447,7 +447,7 @@ def test_a_session_with_a_map(guest: Callable[[Policy], Client], open_path: Path
     assert client.call(m.MkdirRequest(1, b"d", 0o755, 0, 5000, 0, ()))[0] == errno.EOVERFLOW
     theirs = client.call(m.LookupRequest(1, b"theirs"))[1].entry
     assert theirs.attr[3:5] == (NOBODY, NOBODY)
-    assert client.call(m.OpenRequest(theirs.node, os.O_RDWR, False, 0))[0] == errno.EACCES
+    assert client.call(m.OpenRequest(theirs.node, os.O_RDWR, False, 0, 0))[0] == errno.EACCES
     assert client.call(m.UnlinkRequest(1, b"theirs"))[0] == errno.EOVERFLOW
     assert client.call(m.RenameRequest(1, b"f", 1, b"theirs", 0))[0] == errno.EOVERFLOW
     assert client.call(m.UnlinkRequest(1, b"f"))[0] == 0
@@ -466,7 +466,7 @@ def test_a_session_as_one_user(guest: Callable[[Policy], Client], open_path: Pat
         assert owner(open_path / name.decode()) == (1234, 5678) == made.attr[3:5]
         assert client.call(m.SetattrRequest(made.node, 0, 2 | 4, 0, uid, gid, 0, 0, 0, 0, 0))[0] == 0
     theirs = client.call(m.LookupRequest(1, b"theirs"))[1].entry.node
-    assert client.call(m.OpenRequest(theirs, os.O_RDONLY, False, 0))[0] == errno.EACCES
+    assert client.call(m.OpenRequest(theirs, os.O_RDONLY, False, 0, 0))[0] == errno.EACCES
     assert client.call(m.SetattrRequest(theirs, 0, 1, 0o666, 0, 0, 0, 0, 0, 0, 0))[0] == errno.EPERM
     assert client.call(m.MknodRequest(1, b"n", stat.S_IFCHR, os.makedev(1, 3), 0, 0, 0, ()))[0] == errno.EPERM
     (open_path / "closed").mkdir(mode=0o700)

@@ -25,12 +25,14 @@ def node(volume: Volume) -> int:
     return volume.lookup(b"f").node
 
 
-def opened(volume: Volume, node: int, keep: int = LONG, flags: int = os.O_RDONLY, *, use: bool = True) -> bool:
+def opened(
+    volume: Volume, node: int, keep: int = LONG, flags: int = os.O_RDONLY, *, use: bool = True, taken: bool = True
+) -> bool:
     """Opens, reads, closes; whether pages could be kept."""
-    reply = volume(Op.OPEN, node, flags, False, keep)
+    reply = volume(Op.OPEN, node, flags, False, keep, 0)
     if use:
         volume.read(reply.handle)
-    volume.release(reply.handle)
+    volume.release(reply.handle, taken=taken)
     return bool(reply.flags & OpenedFlag.KEEP)
 
 
@@ -98,17 +100,23 @@ def test_truncating_drops(volume: Volume, node: int) -> None:
 
 def test_a_reply_that_nobody_took_is_no_drop(volume: Volume, node: int) -> None:
     """The program was killed while it opened: its pages are as old as they were."""
-    assert not opened(volume, node, use=False)
+    assert not opened(volume, node, use=False, taken=False)
     assert not opened(volume, node)
     assert opened(volume, node)
 
 
+def test_a_handle_that_the_kernel_closes_is_one_that_it_took(volume: Volume, node: int) -> None:
+    """It may have been read from what came with the reply."""
+    assert not opened(volume, node, use=False)
+    assert opened(volume, node)
+
+
 def test_an_opening_whose_handle_was_not_used_yet_is_no_drop(volume: Volume, node: int) -> None:
-    first = volume(Op.OPEN, node, os.O_RDONLY, False, LONG)
-    second = volume(Op.OPEN, node, os.O_RDONLY, False, LONG)
+    first = volume(Op.OPEN, node, os.O_RDONLY, False, LONG, 0)
+    second = volume(Op.OPEN, node, os.O_RDONLY, False, LONG, 0)
     assert not (first.flags | second.flags) & OpenedFlag.KEEP
     volume.read(second.handle)
-    assert volume(Op.OPEN, node, os.O_RDONLY, False, LONG).flags & OpenedFlag.KEEP
+    assert volume(Op.OPEN, node, os.O_RDONLY, False, LONG, 0).flags & OpenedFlag.KEEP
 
 
 def test_a_store_through_a_mapping_is_seen_when_the_time_is_over(volume: Volume, node: int) -> None:
@@ -136,22 +144,22 @@ def test_flush_is_not_needed_where_close_reports_nothing(memory: Path, serve: Ca
     assert reply.flags == OpenedFlag.NOFLUSH | OpenedFlag.NEW
     assert volume(Op.CREATE, ROOT, b"f", os.O_RDWR, 0o644, 0, *me(), False).flags == OpenedFlag.NOFLUSH
     for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY):
-        assert volume(Op.OPEN, reply.entry.node, flags, False, 0).flags == OpenedFlag.NOFLUSH
+        assert volume(Op.OPEN, reply.entry.node, flags, False, 0, 0).flags == OpenedFlag.NOFLUSH
 
 
 def test_flush_is_needed_where_nothing_is_known_about_close(serve: Callable[..., Volume]) -> None:
     volume = serve(Path("/proc/self"))  # any filesystem with a file to write to that is not on the list
     node = volume.lookup(b"comm").node
-    assert volume(Op.OPEN, node, os.O_RDONLY, False, 0).flags == OpenedFlag.NOFLUSH
-    assert volume(Op.OPEN, node, os.O_RDWR, False, 0).flags == 0
+    assert volume(Op.OPEN, node, os.O_RDONLY, False, 0, 0).flags == OpenedFlag.NOFLUSH
+    assert volume(Op.OPEN, node, os.O_RDWR, False, 0, 0).flags == 0
 
 
-def listed(volume: Volume, node: int, *, use: bool = True) -> bool:
+def listed(volume: Volume, node: int, *, use: bool = True, taken: bool = True) -> bool:
     """Opens a directory, lists it, closes; whether pages could be kept."""
     reply = volume(Op.OPENDIR, node, LONG)
     if use:
         volume(Op.READDIR, reply.handle, 0, 4096)
-    volume.release(reply.handle)
+    volume.release(reply.handle, taken=taken)
     return bool(reply.flags & OpenedFlag.KEEP)
 
 
@@ -179,5 +187,5 @@ def test_a_listing_is_kept_until_the_directory_changes(volume: Volume, change: s
 
 def test_a_listing_that_nobody_took_lets_nothing_be_kept(volume: Volume) -> None:
     time.sleep(OLD)
-    assert [listed(volume, ROOT, use=False) for _ in range(3)] == [False] * 3
+    assert [listed(volume, ROOT, use=False, taken=False) for _ in range(3)] == [False] * 3
     assert [listed(volume, ROOT) for _ in range(2)] == [False, True]

@@ -231,7 +231,7 @@ def test_stopping_lets_what_runs_end(tmp_path: Path, lines: Any, sessions: Sessi
     with serving([f"unix:{path}"], [volume(tmp_path / "a")]) as server, client(path) as one:
         with leased(tmp_path / "a" / "leased"):
             node = one.call(m.LookupRequest(1, b"leased"))[1].entry.node
-            slow = one.send(m.OpenRequest(node, os.O_RDWR, False, 0))
+            slow = one.send(m.OpenRequest(node, os.O_RDWR, False, 0, 0))
             one.ping()
             server.stop()
             # The address is given up first, not after the sessions.

@@ -31,7 +31,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def opened(client: Client, name: bytes, flags: int = os.O_RDONLY) -> int:
     node = client.call(m.LookupRequest(1, name))[1].entry.node
-    handle: int = client.call(m.OpenRequest(node, flags, False, 0))[1].handle
+    handle: int = client.call(m.OpenRequest(node, flags, False, 0, 0))[1].handle
     return handle
 
 
@@ -70,8 +70,8 @@ def hot(client: Client, place: Path) -> list[Any]:
     folder = call(m.MkdirRequest(1, b"d", 0o755, 0, 0, 0, ())).entry.node
     call(m.RenameRequest(1, b"a", folder, b"b", 0))
     call(m.RenameRequest(1, b"a", folder, b"b", 0))
-    call(m.OpenRequest(folder, 0, False, 0))
-    seen.append(call(m.OpenRequest(made.entry.node, os.O_RDONLY, False, 1000)).flags)
+    call(m.OpenRequest(folder, 0, False, 0, 0))
+    seen.append(call(m.OpenRequest(made.entry.node, os.O_RDONLY, False, 1000, 0)).flags)
     directory = call(m.OpendirRequest(folder, 0)).handle
     seen.append(call(m.ReaddirRequest(directory, 0, 4096)).entries)
     for target in (b"elsewhere", b"t" * 4095, b"b"):
@@ -91,9 +91,55 @@ def hot(client: Client, place: Path) -> list[Any]:
     call(m.UnlinkRequest(folder, b"b"))
     call(m.RmdirRequest(1, b"d"))
     call(m.RmdirRequest(1, b"d"))
-    call(m.CleanupRequest((), (made.handle,)))
+    call(m.CleanupRequest((), (made.handle,), ()))
     call(m.ReadRequest(made.handle, 0, 100))
     return seen
+
+
+def test_an_opening_brings_what_a_short_file_holds(served: Served, tmp_path: Path) -> None:
+    """From the page cache as from the disk; and nothing where it is not all, or need not be read."""
+    data = random.Random(1).randbytes(5000)
+    (tmp_path / "f").write_bytes(data)
+    (tmp_path / "empty").touch()
+
+    with Client(served.connect()) as client:
+        node, empty = (client.call(m.LookupRequest(1, name))[1].entry.node for name in (b"f", b"empty"))
+
+        def brings(size: int, flags: int = os.O_RDONLY, *, of: int = node, keep: int = 0) -> bytes:
+            number, _, payload = client.call(m.OpenRequest(of, flags, False, keep, size))
+            assert number == 0
+            return bytes(payload)
+
+        assert brings(5000) == brings(16384, os.O_RDWR) == brings(1 << 20) == data
+        with (tmp_path / "f").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert brings(16384) == data
+        assert brings(0) == brings(4999) == brings(16384, of=empty) == b""
+        assert brings(16384, os.O_WRONLY) == brings(16384, os.O_DIRECT) == b""
+        assert brings(16384, keep=0xFFFFFFFF) == b"", "the guest keeps what it has"
+        (tmp_path / "f").write_bytes(bytes(70_000))
+        assert brings(1 << 20) == b"", "too long"
+        assert brings(1 << 20, os.O_RDWR | os.O_TRUNC) == b""
+    assert served.dispatched == []
+
+
+def test_contents_are_not_kept_with_the_reply(served: Served, tmp_path: Path) -> None:
+    """What is answered again comes without: it may be old by then."""
+    (tmp_path / "f").write_bytes(b"contents")
+    with Client(served.connect()) as client:
+        node = client.call(m.LookupRequest(1, b"f"))[1].entry.node
+        asked = client.send(m.OpenRequest(node, os.O_RDONLY, False, 0, 16384))
+        end = time.monotonic() + PATIENCE
+        while served.tables.slots.load(asked.slot).seq != asked.seq or served.wire.in_flight:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        client.come_back(served.connect())  # nothing was received of the reply
+        sock, connection = client.connections[0]
+        sock.sendall(b"".join(connection.request(asked)))
+        again = client.wait(asked)
+        assert isinstance(again.reply, m.OpenReply)
+        assert (again.errno, bytes(again.payload)) == (0, b"")
+        assert client.call(m.ReadRequest(again.reply.handle, 0, 100))[2] == b"contents"
 
 
 def test_the_answers_are_those_of_python(tmp_path: Path) -> None:
@@ -307,7 +353,7 @@ def leased(tmp_path: Path) -> Iterator[Path]:
 def test_an_open_that_waits_holds_up_nobody_and_can_be_interrupted(served: Served, leased: Path) -> None:
     with Client(served.connect()) as client:
         node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
-        waits = client.send(m.OpenRequest(node, os.O_WRONLY, False, 0))
+        waits = client.send(m.OpenRequest(node, os.O_WRONLY, False, 0, 0))
         for _ in range(20):
             assert client.call(m.GetattrRequest(node, 0))[0] == 0
         client.interrupt(waits)
@@ -325,7 +371,7 @@ def test_whoever_leads_after_another_has_all_that_came(served: Served, leased: P
         expected = b""
         waits = []
         for turn in range(6):
-            waits.append(client.send(m.OpenRequest(node, os.O_WRONLY, False, 0)))
+            waits.append(client.send(m.OpenRequest(node, os.O_WRONLY, False, 0, 0)))
             tickets = []
             for number, size in enumerate(sizes[turn % 2 :] + sizes[: turn % 2]):
                 data = bytes([turn * 16 + number]) * size
@@ -344,14 +390,14 @@ def test_what_is_slow_does_not_keep_others_from_being_quick(served: Served, leas
     with Client(served.connect()) as client:
         node = client.call(m.LookupRequest(1, b"leased"))[1].entry.node
         for _ in range(3):
-            waits = [client.send(m.OpenRequest(node, os.O_WRONLY, False, 0)) for _ in range(8)]
+            waits = [client.send(m.OpenRequest(node, os.O_WRONLY, False, 0, 0)) for _ in range(8)]
             assert client.call(m.GetattrRequest(node, 0))[0] == 0
             for ticket in waits:
                 client.interrupt(ticket)
             assert {client.wait(ticket).errno for ticket in waits} == {errno.EINTR}
             for _ in range(40):
-                _number, reply, _data = client.call(m.OpenRequest(node, os.O_RDONLY, False, 0))
-                client.call(m.CleanupRequest((), (reply.handle,)))
+                _number, reply, _data = client.call(m.OpenRequest(node, os.O_RDONLY, False, 0, 0))
+                client.call(m.CleanupRequest((), (reply.handle,), ()))
         assert served.dispatched == []
 
 
@@ -373,7 +419,7 @@ def test_what_is_ready_does_not_wait_for_what_came_with_it(served: Served, lease
         handle = opened(client, b"f")
         read, flush = m.ReadRequest(handle, 0, 4), m.FlushRequest(handle, 0)
         waiting = m.CreateRequest(1, b"leased", os.O_WRONLY, 0o600, 0, 0, 0, (), False)
-        for stuck in (waiting, m.OpenRequest(node, os.O_WRONLY, False, 0)) * 3:
+        for stuck in (waiting, m.OpenRequest(node, os.O_WRONLY, False, 0, 0)) * 3:
             tickets = together(client, [flush, read, flush, stuck, read, flush, stuck, flush, read])
             waits = [tickets.pop(6), tickets.pop(3)]
             replies = [client.wait(ticket) for ticket in tickets]

@@ -104,7 +104,7 @@ def test_connections_wait_meanwhile(tmp_path: Path, volume: Volume, lines: Any) 
     with serving([f"unix:{path}"], [volume], OPTIONS) as old, client(path) as one:
         with leased(tmp_path / "a" / "leased"):
             node = one.call(m.LookupRequest(1, b"leased"))[1].entry.node
-            slow = one.send(m.OpenRequest(node, os.O_RDWR, False, 0))
+            slow = one.send(m.OpenRequest(node, os.O_RDWR, False, 0, 0))
             one.ping()
             new = Serving([f"unix:{path}"], [volume], OPTIONS, None, replace=True)
             new.thread.start()
@@ -133,7 +133,7 @@ def test_what_does_not_end_is_made_again(tmp_path: Path, volume: Volume, options
     with serving([f"unix:{path}"], [volume], options), client(path) as one, ExitStack() as lease:
         lease.enter_context(leased(tmp_path / "a" / "leased"))
         node = one.call(m.LookupRequest(1, b"leased"))[1].entry.node
-        slow = one.send(m.OpenRequest(node, os.O_RDWR, False, 0))
+        slow = one.send(m.OpenRequest(node, os.O_RDWR, False, 0, 0))
         one.ping()
         with replacing(path, volume, options):
             one.come_back(dial(path))
@@ -201,7 +201,7 @@ def test_a_session_whose_process_has_died_passes(
     path = tmp_path / "s"
     with serving([f"unix:{path}"], [volume], OPTIONS), client(path) as one, leased(tmp_path / "a" / "leased"):
         node = one.call(m.LookupRequest(1, b"leased"))[1].entry.node
-        one.send(m.OpenRequest(node, os.O_RDWR, False, 0))
+        one.send(m.OpenRequest(node, os.O_RDWR, False, 0, 0))
         one.ping()
         before = sessions()
         new = Serving([f"unix:{path}"], [volume], OPTIONS, None, replace=True)

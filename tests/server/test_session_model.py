@@ -74,7 +74,7 @@ class SessionMachine(RuleBasedStateMachine):
     def _give_back(self) -> None:
         self._compare()
         forgets = [n for node, count in self.counted.items() if count and node != ROOT for n in (node, count)]
-        assert self._call(m.CleanupRequest(tuple(forgets), tuple(self.opened)))[0] == 0
+        assert self._call(m.CleanupRequest(tuple(forgets), tuple(self.opened), ()))[0] == 0
         now = self.served.tables.statistics()
         assert (now["inodes"], now["lookups"], now["handles"], now["fds"]) == (1, 1, 0, 1), now
         assert now["overforgotten"] == 0
@@ -271,7 +271,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(target=handles, node=nodes, flags=OPENS)
     def open(self, node: int, flags: int) -> Any:
         errors = self._stale(node) or self.model.may_open(self.known[node])
-        if done := self._done(errors, m.OpenRequest(node, flags, False, 0)):
+        if done := self._done(errors, m.OpenRequest(node, flags, False, 0, 0)):
             return self._open(node, done[0].handle, flags)
         return multiple()
 
@@ -387,7 +387,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self.counted[node] -= count
                 forgets += [node, count]
         handles = [handle for handle in closed if handle in self.opened]
-        self._done(set(), m.CleanupRequest(tuple(forgets), tuple(handles)))
+        self._done(set(), m.CleanupRequest(tuple(forgets), tuple(handles), ()))
         for handle in handles:
             del self.opened[handle]
 

@@ -148,7 +148,7 @@ def test_a_lookup_is_never_too_few(session: Session, when: str) -> None:
 def test_an_open_leaves_one_handle(session: Session, when: str) -> None:
     (session.path / "x").touch()
     node = session.now.lookup(b"x").node
-    event = session.arrived(Op.OPEN, node, os.O_RDWR, False, 0)
+    event = session.arrived(Op.OPEN, node, os.O_RDWR, False, 0, 0)
     session.die(event, when=when)
     code, reply = session.settle(event)
     assert code == 0
@@ -163,7 +163,7 @@ def test_a_batch_of_the_end_goes_on(session: Session, when: str, lines: Any) -> 
     for name in (b"x", b"y"):
         session.now.lookup(name)
     forgets = tuple(number for entry, _ in entries for number in (entry.node, 1))
-    event = session.arrived(Op.CLEANUP, forgets, tuple(handle for _, handle in entries))
+    event = session.arrived(Op.CLEANUP, forgets, tuple(handle for _, handle in entries), ())
     session.die(event, when=when)
     assert session.settle(event)[0] == 0
     assert session.now.count("handles") == 0

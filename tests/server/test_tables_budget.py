@@ -47,7 +47,7 @@ def test_many_files_with_64_descriptors(
         assert volume(Op.GETATTR, node, 0).attr.ino == ino
     assert volume.count("fds") <= 64
     assert volume.count("reopened") >= len(nodes) - 128
-    volume(Op.CLEANUP, tuple(number for node in nodes for number in (node, 1)), ())
+    volume(Op.CLEANUP, tuple(number for node in nodes for number in (node, 1)), (), ())
     assert volume.is_empty()
 
 
@@ -145,7 +145,7 @@ def test_a_number_that_is_used_again_is_another_node(open_path: Path, serve: Cal
             volume.forget(entry.node)
             del seen[entry.node]
     entry, handle = volume.create(b"last")
-    volume(Op.CLEANUP, tuple(number for node in seen for number in (node, 1)), ())
+    volume(Op.CLEANUP, tuple(number for node in seen for number in (node, 1)), (), ())
     assert volume(Op.GETATTR, entry.node, handle).attr.nlink == 1
     with fails(errno.ESTALE):
         volume(Op.GETATTR, next(iter(seen)), 0)
@@ -179,7 +179,7 @@ def test_forgetting_too_much_is_clamped_and_logged(volume: Volume, capfd: pytest
     volume.lookup(b"f")
     volume.forget(node, 3)
     assert volume.is_empty()
-    volume(Op.CLEANUP, (node, 1, 999, 1), (12345,))
+    volume(Op.CLEANUP, (node, 1, 999, 1), (12345,), ())
     assert volume.count("overforgotten") == 3
     log = capfd.readouterr().err
     assert log.count("error") == 2

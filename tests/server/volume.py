@@ -93,7 +93,7 @@ class Volume:
         return reply.entry, reply.handle
 
     def open(self, node: int, flags: int = os.O_RDWR) -> int:
-        handle: int = self(Op.OPEN, node, flags, False, 0).handle
+        handle: int = self(Op.OPEN, node, flags, False, 0, 0).handle
         return handle
 
     def write(self, handle: int, data: bytes, offset: int = 0, flags: int = 0) -> int:
@@ -110,10 +110,10 @@ class Volume:
         return self(Op.SETATTR, *(values.get(name, 0) for name in names)).attr
 
     def forget(self, node: int, count: int = 1) -> None:
-        self(Op.CLEANUP, (node, count), ())
+        self(Op.CLEANUP, (node, count), (), ())
 
-    def release(self, handle: int) -> None:
-        self(Op.CLEANUP, (), (handle,))
+    def release(self, handle: int, *, taken: bool = True) -> None:
+        self(Op.CLEANUP, (), *(((handle,), ()) if taken else ((), (handle,))))
 
     def page(self, handle: int, offset: int = 0, size: int = PAGE) -> list[DirectoryEntry]:
         reply = self(Op.READDIR, handle, offset, size)
@@ -129,7 +129,7 @@ class Volume:
 
     def forget_entries(self, entries: list[DirectoryEntry]) -> None:
         """What the kernel does in the end with entries of directory pages."""
-        self(Op.CLEANUP, tuple(number for entry in entries if entry.node for number in (entry.node, 1)), ())
+        self(Op.CLEANUP, tuple(number for entry in entries if entry.node for number in (entry.node, 1)), (), ())
 
     def count(self, name: str) -> int:
         return self.tables.statistics()[name]

@@ -310,7 +310,7 @@ class World:
             (SlotKind.REQUEST, GetattrRequest(token, 0), b""),
             (SlotKind.REQUEST, ReadRequest(token, 0, size), b""),
             (SlotKind.REQUEST, WriteRequest(token, 0, 0), pattern(token, size)),
-            (SlotKind.CLEANUP, CleanupRequest((token, 1), ()), b""),
+            (SlotKind.CLEANUP, CleanupRequest((token, 1), (), ()), b""),
         ]
         return random.choice(made)
 

@@ -277,14 +277,14 @@ def test_fields_of_a_later_minor_have_defaults() -> None:
         (LookupRequest(1, b""), "LOOKUP: name is empty"),
         (LookupRequest(1, b"a\0"), "name contains a NUL byte"),
         (ReadRequest(1, 0, 2**32), "size is 4294967296, which is not in the range of u32"),
-        (OpenRequest(1, 0, 1, 0), "kill is int instead of bool"),  # type: ignore[arg-type]  # what is tested
+        (OpenRequest(1, 0, 1, 0, 0), "kill is int instead of bool"),  # type: ignore[arg-type]  # what is tested
         (SetxattrRequest(1, b"u" * 256, b"", 0), "name is 256 bytes long; at most 255"),
         (SetxattrRequest(1, b"u", "text", 0), "value is str instead of bytes"),  # type: ignore[arg-type]  # what is tested
         (SymlinkRequest(1, b"l", b"t" * 4096, 0, 0, ()), "target is 4096 bytes long; at most 4095"),
         (MkdirRequest(1, b"d", 0, 0, 0, 0, (1, -1)), "groups has an element that does not fit"),
         (MkdirRequest(1, b"d", 0, 0, 0, 0, (2**32,)), "groups has an element that does not fit"),
         (MkdirRequest(1, b"d", 0, 0, 0, 0, None), "groups"),  # type: ignore[arg-type]  # what is tested
-        (CleanupRequest((1,), ()), "forgets has 1 elements, which is no multiple of 2"),
+        (CleanupRequest((1,), (), ()), "forgets has 1 elements, which is no multiple of 2"),
         (ConfirmRequest(Secret(b"short")), "secret is 5 bytes long instead of 32"),
         (AttachRequest(bytes(16), Secret(32), ("x",) * 65), "features has 65 elements; at most 64"),
     ],

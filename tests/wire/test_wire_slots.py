@@ -179,9 +179,9 @@ def test_slots_are_taken_and_freed() -> None:
     tickets = [pair.take(UnlinkRequest(1, b"%d" % number)) for number in range(4)]
     assert [(ticket.slot, ticket.seq) for ticket in tickets] == [(0, 1), (1, 1), (2, 1), (3, 1)]
     assert pair.client.take(SlotKind.REQUEST, UnlinkRequest(1, b"x")) is None
-    cleanup = pair.take(CleanupRequest((), ()), kind=SlotKind.CLEANUP)
+    cleanup = pair.take(CleanupRequest((), (), ()), kind=SlotKind.CLEANUP)
     assert cleanup.slot == 4
-    assert pair.client.take(SlotKind.CLEANUP, CleanupRequest((), ())) is None
+    assert pair.client.take(SlotKind.CLEANUP, CleanupRequest((), (), ())) is None
     assert pair.client.unanswered() == [*tickets, cleanup]
     tickets[2].user = "mine"
     assert line.arrive(tickets[2]) is Verdict.RUN
@@ -321,7 +321,7 @@ def test_a_short_read_and_a_reply_with_data() -> None:
     [
         (SlotKind.CLEANUP, UnlinkRequest(1, b"x"), b"", "UNLINK does not take a cleanup slot"),
         (SlotKind.LOCK, UnlinkRequest(1, b"x"), b"", "UNLINK does not take a lock slot"),
-        (SlotKind.REQUEST, CleanupRequest((), ()), b"", "CLEANUP does not take a request slot"),
+        (SlotKind.REQUEST, CleanupRequest((), (), ()), b"", "CLEANUP does not take a request slot"),
         (SlotKind.REQUEST, InterruptRequest(0, 1), b"", "INTERRUPT does not take a request slot"),
         (SlotKind.REQUEST, UnlinkRequest(1, b"n" * 256), b"", "UNLINK with a name of 256 bytes"),
         (SlotKind.REQUEST, ReadRequest(1, 0, 65_537), b"", "READ of 65537 bytes, where at most 65536 are agreed"),
@@ -433,7 +433,7 @@ def test_half_of_the_slots_may_be_abandoned() -> None:
     pair = Pair()
     line = pair.open()
     tickets = [pair.take(UnlinkRequest(1, b"%d" % number)) for number in range(4)]
-    cleanup = pair.take(CleanupRequest((), ()), kind=SlotKind.CLEANUP)
+    cleanup = pair.take(CleanupRequest((), (), ()), kind=SlotKind.CLEANUP)
     assert pair.client.abandon(tickets[0])
     assert pair.client.abandon(tickets[0]), "it is already"
     assert pair.client.abandon(tickets[1])
@@ -485,7 +485,7 @@ def test_ping() -> None:
     [
         (encode_request(4, 1, UnlinkRequest(1, b"x")), b"", "UNLINK in slot 4, which is none of its slots"),
         (encode_request(5, 1, UnlinkRequest(1, b"x")), b"", "UNLINK in slot 5, which is none of its slots"),
-        (encode_request(0, 1, CleanupRequest((), ())), b"", "CLEANUP in slot 0, which is none of its slots"),
+        (encode_request(0, 1, CleanupRequest((), (), ())), b"", "CLEANUP in slot 0, which is none of its slots"),
         (encode_request(0, 1, UnlinkRequest(1, b"x")), b"data", "UNLINK with a payload of 4 bytes"),
         (encode_request(0, 1, ReadRequest(1, 0, 65_537)), b"", "READ of 65537 bytes, where at most 65536 are agreed"),
         (encode_request(0, 1, UnlinkRequest(1, b"n" * 256)), b"", "UNLINK with a name of 256 bytes"),

@@ -14,8 +14,8 @@ def cleanup(tables: Tables, request: m.CleanupRequest, _: Buffer) -> Reply:
 
     More forgets than lookups, and numbers that are not known, are clamped and logged: the client counts wrongly.
     """
-    for handle in request.handles:
+    for handle in (*request.handles, *request.untaken):
         tables.locks.end_handle(handle)
-    if wrong := tables.tree.cleanup(request.forgets, request.handles):
+    if wrong := tables.tree.cleanup(request.forgets, request.handles, request.untaken):
         _complain("the client gave back what it does not have", numbers=wrong[:8], count=len(wrong))
     return m.CleanupReply(), NOTHING

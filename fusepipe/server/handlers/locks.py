@@ -44,6 +44,6 @@ def release(tables: Tables, request: m.ReleaseRequest, _: Buffer) -> Reply:
     with suppress(OSError):  # a handle that is not known is told of below
         tables.tree.flock(request.handle, UNLOCK, wait=False)
     tables.locks.end_handle(request.handle)
-    if tables.tree.cleanup((), (request.handle,)):
+    if tables.tree.cleanup((), (request.handle,), ()):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return m.ReleaseReply(), NOTHING
