@@ -10,9 +10,10 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure  # it looks for a display unless told otherwise before
 
+from bench.goals import BEST_OF
 from bench.places import HOST
 from bench.results import Results
-from bench.tables import best_peer, compared, groups, reference_lines, scaling
+from bench.tables import compared, groups, reference_lines, scaling
 
 
 def draw(results: Results, folder: Path, kind: str) -> list[Path]:
@@ -58,7 +59,7 @@ def _bars(results: Results, group: str) -> Figure | None:
     """Each system's time as a multiple of the best of bindfs and mergerfs."""
     names = [name for name in compared(results) if name != HOST]
     lines = [line for line in results.lines(names) if line.group == group]
-    bases = [best_peer(results, line, ["bindfs", "mergerfs"]) for line in lines]
+    bases = [results.best(BEST_OF, line) for line in lines]
     shown = [(line, base) for line, base in zip(lines, bases, strict=True) if base]
     if not shown:
         return None

@@ -70,6 +70,10 @@ class Results:
         sample = self.samples.get(system, {}).get(line)
         return sample.median if sample is not None and sample.seconds else None
 
+    def best(self, systems: Iterable[str], line: Line) -> float | None:
+        """The shortest median of these systems, in seconds; None where none of them was measured."""
+        return min((seconds for name in systems if (seconds := self.median(name, line)) is not None), default=None)
+
     def lines(self, systems: Iterable[str] | None = None) -> list[Line]:
         """All lines of these systems, in the order in which they were measured."""
         chosen = self.samples if systems is None else systems

@@ -9,6 +9,7 @@ from pathlib import Path
 import rich.table
 from rich.console import Console
 
+from bench.goals import BEST_OF, outcomes
 from bench.places import HOST, READERS, fusepipe
 from bench.results import Line, Results
 
@@ -63,11 +64,6 @@ def compared(results: Results) -> list[str]:
     return [name for name in results.samples if readers_of(name) in (None, READERS)]
 
 
-def best_peer(results: Results, line: Line, peers: Sequence[str]) -> float | None:
-    """The shortest median of these systems."""
-    return min((seconds for peer in peers if (seconds := results.median(peer, line)) is not None), default=None)
-
-
 def comparison(results: Results, group: str) -> Table:
     """Milliseconds of all systems, and fusepipe's ratio to the host and to the best of bindfs and mergerfs."""
     names = compared(results)
@@ -77,10 +73,20 @@ def comparison(results: Results, group: str) -> Table:
         if line.group == group:
             times = [results.median(name, line) for name in names]
             own = results.median(ours, line)
-            best = best_peer(results, line, [name for name in names if name in ("bindfs", "mergerfs")])
+            best = results.best(BEST_OF, line)
             rows.append(
                 [line.title, *map(milliseconds, times), ratio(own, results.median(HOST, line)), ratio(own, best)]
             )
+    return rows
+
+
+def goals(results: Results) -> Table:
+    """What is to be reached, and what was."""
+    rows = [["", "at most", "measured", "reached"]]
+    for one in outcomes(results):
+        rows.append(
+            [one.what, f"{one.limit:g}{one.unit}", f"{one.measured:.2f}{one.unit}", "yes" if one.reached else "no"]
+        )
     return rows
 
 
@@ -111,7 +117,8 @@ def groups(results: Results) -> list[str]:
 
 def titled(results: Results) -> list[tuple[str, Table]]:
     """All tables with their headings."""
-    found = [(f"{line.title}, by readers", reference(results, line)) for line in reference_lines(results)]
+    found = [("Goals", goals(results))]
+    found += [(f"{line.title}, by readers", reference(results, line)) for line in reference_lines(results)]
     found += [(group.capitalize(), comparison(results, group)) for group in groups(results)]
     found.append(("Costs of one file or request", costs(results)))
     return [(title, table) for title, table in found if len(table) > 1]

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import tables
+from bench import goals, tables
+from bench.load import Tools
 from bench.places import HOST
 from bench.results import Line, Results
+from bench.scenarios import TINY, Scenarios
 from tests.support import world
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -129,6 +131,33 @@ def test_the_comparison_is_with_the_better_peer() -> None:
     head, row = tables.comparison(figures(), "small files")
     assert head[1:5] == ["host, ms", "fusepipe, ms", "bindfs, ms", "mergerfs, ms"]
     assert row[1:] == ["1000.0", "4000.0", "2000.0", "5000.0", "4.00", "2.00"]
+
+
+def test_goals_are_reached_or_not() -> None:
+    results = figures()
+    rows = tables.goals(results)[1:]
+    assert rows == [["read 4 KiB files, 64 threads, cold: times bindfs or mergerfs", "1", "2.00", "no"]]
+    warm = Line("small files", "read 4 KiB files, 16 threads, warm", "warm", 16, 100)
+    for name, seconds in {"fusepipe": 1.0, "fusepipe --native off": 3.0, "bindfs": 2.0, "sshfs": 0.5}.items():
+        results.add(name, warm, seconds, (seconds / 1000, seconds / 1000))
+    assert tables.goals(results)[2:] == [
+        ["read 4 KiB files, 16 threads, warm: times bindfs or mergerfs", "1", "0.50", "yes"],
+        ["read 4 KiB files, 16 threads, warm: CPU of fusepipe for one file", "36 us", "20.00 us", "yes"],
+        ["read 4 KiB files, 16 threads, warm: CPU of fusepipe --native off for one file", "60 us", "60.00 us", "yes"],
+        ["all of 1 scenarios: times sshfs, at most (read 4 KiB files, 16 threads, warm)", "1", "2.00", "no"],
+    ]
+
+
+@pytest.mark.parametrize("goal", goals.GOALS, ids=lambda goal: goal.title)
+def test_every_goal_is_one_of_a_measure(goal: goals.Goal, titles: set[str]) -> None:
+    assert goal.title in titles
+
+
+@pytest.fixture(scope="module")
+def titles(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Of all measures."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    return {measure.title for measure in Scenarios(Tools.build(folder), TINY, folder).all()}
 
 
 def test_costs_are_of_one_file() -> None:
