@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench import tables
 from bench.load import LoadError, Tools
 from bench.places import HOST, PEERS, READERS, System, fusepipe, installed
+from bench.profiles import can_profile, described
 from bench.results import Results, this_machine
 from bench.runner import Runner
 from bench.scenarios import FULL, QUICK, TINY, Measure, Scenarios
@@ -70,10 +73,7 @@ def run(
     steps = _steps(readers)
     console = Console(stderr=True)
     results = Results(this_machine(), size, rounds)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stopped)  # ends everything as an error would
-    scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=directory))
-    try:
+    with _scratch(directory) as scratch:
         scenarios = Scenarios(Tools.build(scratch), chosen, _folder(scratch, "template"))
         measures = _chosen(scenarios.all(), only)
         scaled = [fusepipe(step) for step in steps if fusepipe(step) not in beside]
@@ -89,14 +89,37 @@ def run(
             runner = Runner(results, report)
             runner.run(plan, rounds, _folder(scratch, "measured"))
             runner.count_calls([s for s in beside if s.name != HOST], counted, _folder(scratch, "counted"))
-    except (LoadError, HarnessError) as error:
-        raise click.ClickException(str(error)) from error
-    finally:
-        world.end_mounts_below(scratch)
-        world.remove(scratch)
     if output is not None:
         results.write(output)
     tables.show(Console(width=None if sys.stdout.isatty() else WIDTH), results)
+
+
+@main.command()
+@click.option("--only", required=True, help="A comma list of words, as of `run`.")
+@click.option("--systems", default="fusepipe,bindfs", show_default=True, help="A comma list, as of `run`.")
+@click.option(
+    "--size", type=click.Choice(list(SIZES)), default="full", show_default=True, help="How much of everything."
+)
+@click.option(
+    "--directory", type=click.Path(file_okay=False, exists=True), default=tempfile.gettempdir(), help="Where."
+)
+def profile(only: str, systems: str, size: str, directory: str) -> None:
+    """Say where the time of a measure goes, for each file or request.
+
+    That is: what the kernel asks (tracefs), and CPU, switches of threads and system calls by name of both sides (perf).
+    """
+    if os.geteuid() != 0:
+        raise click.ClickException("tracing needs root: run it as root")
+    if why := can_profile():
+        raise click.ClickException(why)
+    chosen = [system for system in _systems(systems) if system.name != HOST]
+    console = Console(stderr=True)
+    with _scratch(directory) as scratch:
+        scenarios = Scenarios(Tools.build(scratch), SIZES[size], _folder(scratch, "template"))
+        measures = _chosen(scenarios.all(), only)
+        runner = Runner(Results(this_machine(), size, 1), console.print)
+        for system, measure, found in runner.profile(chosen, measures, _folder(scratch, "measured")):
+            click.echo(f"{measure.title}: {system.name}: {described(found, measure.work)}\n")
 
 
 @main.command()
@@ -131,6 +154,21 @@ def calls(save: str | None, compare: str | None, arguments: tuple[str, ...]) -> 
     if compare is not None:
         command.append(f"--benchmark-compare=*_{compare}")
     sys.exit(subprocess.run(command, cwd=HERE.parent, check=False).returncode)
+
+
+@contextmanager
+def _scratch(directory: str) -> Iterator[Path]:
+    """A new directory, and an end without anything left of it, however that comes."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stopped)  # ends everything as an error would
+    scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=directory))
+    try:
+        yield scratch
+    except (LoadError, HarnessError) as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        world.end_mounts_below(scratch)
+        world.remove(scratch)
 
 
 def _stopped(number: int, _: object) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from bench.costs import can_count_calls, counted, cpu_seconds
 from bench.places import Place, System, placed
+from bench.profiles import Profile, Side, named_calls, observed, requests
 from bench.results import Line, Results
 from bench.scenarios import COLD, GUEST, WARM, Measure
+
+Profiled = tuple[System, Measure, Profile]
 
 Report = Callable[[str], None]
 """Told, before each run, what is measured now."""
@@ -59,6 +62,29 @@ class Runner:
                         measure.run(directory)
                     self._results.sample(system.name, line_of(measure)).calls = (client.count, server.count)
         self._prepared.clear()
+
+    def profile(self, systems: Sequence[System], measures: Sequence[Measure], scratch: Path) -> Iterator[Profiled]:
+        """Where the time of each measure goes: two runs of each, the second one observed more closely, and slower."""
+        for system in systems:
+            with placed(system, scratch) as place:
+                for measure in measures:
+                    self._report(f"profile: {measure.title}: {system.name}")
+                    yield system, measure, self._profile(measure, place)
+        self._prepared.clear()
+
+    def _profile(self, measure: Measure, place: Place) -> Profile:
+        client, server = Side(place.client), Side(place.server)
+        directory = self._directory(measure, place)
+        if measure.settle:
+            measure.run(directory)
+        self._bring_about(measure, place, directory)
+        with requests(place) as asked, observed(client), observed(server):
+            seconds = measure.run(directory)
+        directory = self._directory(measure, place)
+        self._bring_about(measure, place, directory)
+        with named_calls(client), named_calls(server):
+            measure.run(directory)
+        return Profile(seconds, asked, client, server)
 
     def _time(self, measure: Measure, place: Place) -> None:
         directory = self._directory(measure, place)

@@ -29,6 +29,7 @@ def hand_in(channel: socket.socket, tables: Tables) -> None:
 
     Raises OSError where the launcher does not take it.
     """
+    tables.tree.sign()
     tables.tree.keep_nameless()
     held = tables.locks.held()
     while part := list(islice(held, control.MAX_FDS)):

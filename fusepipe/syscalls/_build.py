@@ -174,6 +174,7 @@ ffi.cdef(
     int lock_get(int fd, uint32_t type, uint64_t start, uint64_t end, uint64_t *found);
     int tree_flock(struct tables *t, uint64_t handle, uint32_t type, bool wait);
     uint64_t succession_without_handle(struct tables *t);
+    void succession_sign(struct tables *t);
     void succession_pins(struct tables *t);
     void succession_no_locks(struct tables *t);
     uint32_t succession_flocked(struct tables *t, uint64_t after, uint64_t *handles, int *fds, uint32_t room);

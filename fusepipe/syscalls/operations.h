@@ -146,6 +146,7 @@ int tree_flock(struct tables *t, uint64_t handle, uint32_t type, bool wait);
 
 /* succession.c */
 uint64_t succession_without_handle(struct tables *t);
+void succession_sign(struct tables *t);
 void succession_pins(struct tables *t);
 void succession_no_locks(struct tables *t);
 uint32_t succession_flocked(struct tables *t, uint64_t after, uint64_t *handles, int *fds, uint32_t room);

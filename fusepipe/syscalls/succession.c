@@ -16,6 +16,42 @@ uint64_t succession_without_handle(struct tables *t)
     return count;
 }
 
+static void sign_rows(struct tables *t, const uint32_t *rows, const int *fds, uint32_t count)
+{
+    struct signature signatures[SIGN_TOGETHER];
+
+    if (!count || broker_sign(t, fds, count, signatures))
+        return;
+    pthread_mutex_lock(&t->inodes_lock);
+    for (uint32_t i = 0; i < count; i++)
+        if (!signatures[i].error)
+            tag_locked(t, rows[i], signatures[i].tag);
+    pthread_mutex_unlock(&t->inodes_lock);
+}
+
+/* Has the broker sign for all that is open: the next process need not prove where it lies, which names may not tell. */
+void succession_sign(struct tables *t)
+{
+    uint32_t rows[SIGN_TOGETHER], count = 0;
+    int fds[SIGN_TOGETHER];
+
+    if (t->broker_fd < 0)
+        return;
+    for (uint32_t i = ROOT_ROW + 1; i < t->header->inodes; i++) {
+        const struct inode_row *r = &t->inode_rows[i];
+
+        if (!(r->word & 1) || t->inodes[i].fd < 0 || !r->handle_size || r->tagged)
+            continue;
+        fds[count] = t->inodes[i].fd;
+        rows[count++] = i;
+        if (count == SIGN_TOGETHER) {
+            sign_rows(t, rows, fds, count);
+            count = 0;
+        }
+    }
+    sign_rows(t, rows, fds, count);
+}
+
 static void pin_if_nameless(struct tables *t, uint32_t row, int fd)
 {
     struct stat st;

@@ -484,6 +484,10 @@ class Tree:
         """How many inodes nothing could open again."""
         return int(lib.succession_without_handle(self._tables))
 
+    def sign(self) -> None:
+        """Has the broker, where there is one, sign for all that is open.  Nothing may be running."""
+        lib.succession_sign(self._tables)
+
     def keep_nameless(self) -> None:
         """Sends, where `keep` says, descriptors of what lost its last name without our doing."""
         lib.succession_pins(self._tables)

@@ -56,7 +56,7 @@ def test_every_scenario_runs(tmp_path: Path) -> None:
     for kind in ("png", "svg"):
         drawn = bench("report", output, "--plots", tmp_path / kind, "--format", kind)
         assert drawn.returncode == 0, drawn.stderr
-        assert drawn.stdout.count("### ") == 7
+        assert drawn.stdout.count("### ") == 8
         assert len(list((tmp_path / kind).glob(f"*.{kind}"))) == 5
 
 
@@ -73,6 +73,19 @@ def test_peers_and_costs(tmp_path: Path) -> None:
         (client, server), *_ = results.samples[name][line].cpu
         assert client > 0
         assert server > 0
+
+
+@pytest.mark.timeout(PATIENCE + 60)
+def test_profiles(tmp_path: Path) -> None:
+    options = ("--size", "tiny", "--only", "read 4 KiB", "--directory", tmp_path)
+    done = bench("profile", *options)
+    assert done.returncode == 0, done.stderr
+    for system in ("fusepipe", "bindfs"):
+        assert f"read 4 KiB files, cold: {system}: " in done.stdout
+    assert "LOOKUP 1.0" in done.stdout
+    assert "client: CPU" in done.stdout and "server: CPU" in done.stdout
+    assert os.listdir(tmp_path) == []
+    assert not [name for name in os.listdir("/sys/kernel/tracing/instances") if name.startswith("fusepipe-bench")]
 
 
 @pytest.mark.timeout(PATIENCE + 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -25,6 +26,7 @@ from tests.server.half_way import take_and_go_away
 from tests.server.processes import Serving, Sessions, client, dial, leased, serving, until
 from tests.server.sessions import PATIENCE, Client
 from tests.server.test_listener import Vmm
+from tests.server.volume import needs_root
 
 OPTIONS = ServerOptions(session_grace=600, sandbox="none", drain=5)
 
@@ -96,6 +98,29 @@ def test_sessions_and_sockets_pass(tmp_path: Path, volume: Volume, options: Serv
     assert not path.exists()
     until(lambda: descriptors() == before)
     assert "this server goes on in place of another" in lines()
+
+
+@needs_root
+def test_what_the_host_has_moved_is_found(tmp_path: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its handle, for which the broker has signed: no name that was ever seen leads there, and no path is known."""
+
+    def no_path(*_: object) -> None:
+        raise OSError(errno.ESTALE, "as after the kernel has dropped its caches")
+
+    monkeypatch.setattr("fusepipe.server.broker.handle_within", no_path)
+    path, folder = tmp_path / "s", Path(volume.path)
+    (folder / "f").write_text("text")
+    (folder / "elsewhere").mkdir()
+    options = ServerOptions(session_grace=600, sandbox="require", drain=5)
+    with serving([f"unix:{path}"], [volume], options), client(path) as one:
+        node = one.call(m.LookupRequest(1, b"f"))[1].entry.node
+        handle = one.call(m.OpenRequest(node, os.O_RDONLY, False, 0, 0))[1].handle
+        (folder / "f").rename(folder / "elsewhere" / "g")
+        with replacing(path, volume, options):
+            goes_on(one, path)
+            assert one.call(m.ReadRequest(handle, 0, 100))[2] == b"text"
+            assert one.call(m.GetattrRequest(node, 0))[0] == 0
+            one.bye()
 
 
 def test_connections_wait_meanwhile(tmp_path: Path, volume: Volume, lines: Any) -> None:
