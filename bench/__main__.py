@@ -50,7 +50,12 @@ def main() -> None:
 @click.option(
     "--directory", type=click.Path(file_okay=False, exists=True), default=tempfile.gettempdir(), help="Where."
 )
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write all single times there.")
+@click.option(
+    "--json",
+    "output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all single times there, after each round.",
+)
 def run(
     size: str,
     rounds: int | None,
@@ -73,6 +78,11 @@ def run(
     steps = _steps(readers)
     console = Console(stderr=True)
     results = Results(this_machine(), size, rounds)
+
+    def write() -> None:
+        if output is not None:
+            results.write(output)
+
     with _scratch(directory) as scratch:
         scenarios = Scenarios(Tools.build(scratch), chosen, _folder(scratch, "template"))
         measures = _chosen(scenarios.all(), only)
@@ -87,10 +97,9 @@ def run(
                 progress.update(task, advance=1, description=text)
 
             runner = Runner(results, report)
-            runner.run(plan, rounds, _folder(scratch, "measured"))
+            runner.run(plan, rounds, _folder(scratch, "measured"), write)
             runner.count_calls([s for s in beside if s.name != HOST], counted, _folder(scratch, "counted"))
-    if output is not None:
-        results.write(output)
+    write()
     tables.show(Console(width=None if sys.stdout.isatty() else WIDTH), results)
 
 

@@ -30,10 +30,16 @@ class Runner:
         self._settled: set[tuple[str, Measure]] = set()
         self._number = 0
 
-    def run(self, plan: Sequence[tuple[Measure, Sequence[System]]], rounds: int, scratch: Path) -> None:
+    def run(
+        self,
+        plan: Sequence[tuple[Measure, Sequence[System]]],
+        rounds: int,
+        scratch: Path,
+        after_round: Callable[[], None],
+    ) -> None:
         """Mounts all systems of the plan below `scratch`, runs each measure on its systems, and unmounts.
 
-        Raises LoadError and OSError.
+        `after_round` is called when the results have another round.  Raises LoadError and OSError.
         """
         systems = list(dict.fromkeys(system for _, of_measure in plan for system in of_measure))
         with ExitStack() as stack:
@@ -45,6 +51,8 @@ class Runner:
                         place = places[system]
                         self._report(f"round {turn + 1} of {rounds}: {measure.title}: {place.system.name}")
                         self._time(measure, place)
+                self._results.rounds = turn + 1
+                after_round()
         self._prepared.clear()
         self._settled.clear()
 

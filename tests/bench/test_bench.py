@@ -82,7 +82,7 @@ def test_profiles(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for system in ("fusepipe", "bindfs"):
         assert f"read 4 KiB files, cold: {system}: " in done.stdout
-    assert "LOOKUP 1.0" in done.stdout
+    assert "requests: LOOKUP 1" in done.stdout
     assert "client: CPU" in done.stdout and "server: CPU" in done.stdout
     assert os.listdir(tmp_path) == []
     assert not [name for name in os.listdir("/sys/kernel/tracing/instances") if name.startswith("fusepipe-bench")]
