@@ -14,13 +14,15 @@
 
 /*
  * What the reply says of a file that was just opened, beside its handle; and all that it holds, where it is short and the
- * guest is to read it anew.  With `quick` only what the host's page cache has: -EAGAIN where that is not all, else 0.  What
- * cannot be read is READ's to report.
+ * guest is to read it anew.  With `quick` only what the host's page cache has: -EAGAIN where that is not all, else 0.  An
+ * opening does not wait for the data of a filesystem that is not this machine's own: who opens files there may mean to
+ * read them later, or not all.  What cannot be read is READ's to report.
  */
 static int say_opened(struct tables *t, const struct used *used, int fd, uint32_t flags, uint32_t keep, uint64_t handle,
                       bool quick, uint32_t *reply_flags, struct contents *contents)
 {
     const bool reads = contents && contents->room && (flags & O_ACCMODE) != O_WRONLY && !(flags & (O_TRUNC | O_DIRECT));
+    const bool waits = !quick && t->filesystems[used->filesystem].quiet_close;
     struct stat st;
     const bool known = (keep || reads) && !fstat(fd, &st);
     struct iovec vector;
@@ -30,7 +32,7 @@ static int say_opened(struct tables *t, const struct used *used, int fd, uint32_
     if (!reads || !known || *reply_flags & REPLY_KEEP || !st.st_size || st.st_size > contents->room)
         return 0;
     vector = (struct iovec){ .iov_base = contents->data, .iov_len = (size_t)st.st_size };
-    got = preadv2(fd, &vector, 1, 0, quick ? RWF_NOWAIT : 0);
+    got = preadv2(fd, &vector, 1, 0, waits ? 0 : RWF_NOWAIT);
     if (got == st.st_size)
         contents->size = (uint32_t)got;
     return quick && got < st.st_size ? -EAGAIN : 0;
