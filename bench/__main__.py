@@ -56,6 +56,9 @@ def main() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write all single times there, after each round.",
 )
+@click.option(
+    "--add", is_flag=True, help="Add rounds to what stands there: it must be of this machine, and of this day."
+)
 def run(
     size: str,
     rounds: int | None,
@@ -65,6 +68,7 @@ def run(
     costs: bool,
     directory: str,
     output: Path | None,
+    add: bool,
 ) -> None:
     """Measure everything side by side and print the tables.
 
@@ -77,7 +81,9 @@ def run(
     beside = _systems(systems)
     steps = _steps(readers)
     console = Console(stderr=True)
-    results = Results(this_machine(), size, rounds)
+    results = Results(this_machine(), size, 0)
+    if add:
+        results = _earlier(output, results)
 
     def write() -> None:
         if output is not None:
@@ -178,6 +184,22 @@ def _scratch(directory: str) -> Iterator[Path]:
     finally:
         world.end_mounts_below(scratch)
         world.remove(scratch)
+
+
+def _earlier(output: Path | None, now: Results) -> Results:
+    """What an earlier run has written, to which rounds are to be added."""
+    if output is None:
+        raise click.UsageError("--add needs --json: the file that the earlier run has written")
+    try:
+        earlier = Results.read(output)
+    except (OSError, ValueError, KeyError) as error:
+        raise click.ClickException(f"{output} cannot be read as what `run --json` writes: {error}") from error
+    if (earlier.machine, earlier.size) != (now.machine, now.size):
+        raise click.ClickException(
+            f"{output} has figures of {earlier.machine}, size {earlier.size}; this is {now.machine}, size {now.size}: "
+            "write into another file"
+        )
+    return earlier
 
 
 def _stopped(number: int, _: object) -> None:

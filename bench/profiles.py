@@ -99,21 +99,24 @@ def observed(side: Side) -> Iterator[None]:
 
 
 @contextmanager
-def named_calls(side: Side) -> Iterator[None]:
-    """Counts a side's system calls by name while the block runs, with perf-trace(1), which slows it."""
-    if not side.pids:
-        yield
-        return
-    command = ["perf", "trace", "-s", "-p", ",".join(map(str, side.pids))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def named_calls(sides: Iterable[Side]) -> Iterator[None]:
+    """Counts system calls by name while the block runs, with perf-trace(1), which slows it."""
+    started = []
     try:
+        for side in sides:
+            if side.pids:
+                command = ["perf", "trace", "-s", "-p", ",".join(map(str, side.pids))]
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                started.append((side, process))
         time.sleep(ATTACH)
         yield
     finally:
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    for name, count in re.findall(r"^\s+(\w+)\s+(\d+)\s+\d+\s+[\d.]+\s", said, re.MULTILINE):
-        side.calls[name] += int(count)
+        for _, process in started:
+            process.send_signal(signal.SIGINT)
+        for side, process in started:
+            _, said = process.communicate(timeout=60)
+            for name, count in re.findall(r"^\s+(\w+)\s+(\d+)\s+\d+\s+[\d.]+\s", said, re.MULTILINE):
+                side.calls[name] += int(count)
 
 
 def described(profile: Profile, work: int) -> str:

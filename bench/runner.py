@@ -51,7 +51,7 @@ class Runner:
                         place = places[system]
                         self._report(f"round {turn + 1} of {rounds}: {measure.title}: {place.system.name}")
                         self._time(measure, place)
-                self._results.rounds = turn + 1
+                self._results.rounds += 1
                 after_round()
         self._prepared.clear()
         self._settled.clear()
@@ -90,7 +90,7 @@ class Runner:
             seconds = measure.run(directory)
         directory = self._directory(measure, place)
         self._bring_about(measure, place, directory)
-        with named_calls(client), named_calls(server):
+        with named_calls((client, server)):
             measure.run(directory)
         return Profile(seconds, asked, client, server)
 

@@ -126,7 +126,13 @@ def titled(results: Results) -> list[tuple[str, Table]]:
 
 def caption(results: Results) -> str:
     """What the tables are of."""
-    return f"Medians of {results.rounds} rounds; {results.machine}; size {results.size}."
+    fewer = {
+        name: rounds
+        for name in results.samples
+        if (rounds := max(len(sample.seconds) for sample in results.samples[name].values())) < results.rounds
+    }
+    but = "".join(f" ({name}: {rounds})" for name, rounds in fewer.items())
+    return f"Medians of {results.rounds} rounds{but}; {results.machine}; size {results.size}."
 
 
 def everything(results: Results, plots: Sequence[Path] = ()) -> str:
