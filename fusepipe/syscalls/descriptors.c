@@ -109,6 +109,16 @@ void tag_locked(struct tables *t, uint32_t row, const unsigned char *tag)
     t->counters.signed_handles++;
 }
 
+/* The broker has answered for these rows, and signed for those without an error. */
+void tag_signed(struct tables *t, const uint32_t *rows, const struct signature *signatures, uint32_t count)
+{
+    pthread_mutex_lock(&t->inodes_lock);
+    for (uint32_t i = 0; i < count; i++)
+        if (!signatures[i].error)
+            tag_locked(t, rows[i], signatures[i].tag);
+    pthread_mutex_unlock(&t->inodes_lock);
+}
+
 /*
  * Has the broker sign for `first` and for those that are to be given up after it.  Comes and goes with inodes_lock held,
  * but leaves it for the broker.  An inode that it does not sign for lives by its descriptor from now on.  Returns 0, or

@@ -33,11 +33,7 @@ static void prove_rows(struct tables *t, const uint32_t *rows, uint32_t count)
     }
     if (!count || broker_prove(t, devs, ids, count, signatures))
         return;
-    pthread_mutex_lock(&t->inodes_lock);
-    for (uint32_t i = 0; i < count; i++)
-        if (!signatures[i].error)
-            tag_locked(t, rows[i], signatures[i].tag);
-    pthread_mutex_unlock(&t->inodes_lock);
+    tag_signed(t, rows, signatures, count);
 }
 
 /* Has the broker sign for what this name stands for, where it is one of those. */

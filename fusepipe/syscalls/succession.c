@@ -22,11 +22,7 @@ static void sign_rows(struct tables *t, const uint32_t *rows, const int *fds, ui
 
     if (!count || broker_sign(t, fds, count, signatures))
         return;
-    pthread_mutex_lock(&t->inodes_lock);
-    for (uint32_t i = 0; i < count; i++)
-        if (!signatures[i].error)
-            tag_locked(t, rows[i], signatures[i].tag);
-    pthread_mutex_unlock(&t->inodes_lock);
+    tag_signed(t, rows, signatures, count);
 }
 
 /* Has the broker sign for all that is open: the next process need not prove where it lies, which names may not tell. */

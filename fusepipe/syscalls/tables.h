@@ -298,6 +298,7 @@ int handle_open(int mount_fd, const struct handle_id *id);
 int handle_within(int root_fd, int mount_fd, const struct handle_id *id);
 int broker_show_mount(struct tables *t, int mount_fd);
 int broker_sign(struct tables *t, const int *fds, unsigned count, struct signature *signatures);
+void tag_signed(struct tables *t, const uint32_t *rows, const struct signature *signatures, uint32_t count);
 int broker_prove(struct tables *t, const uint64_t *devs, const struct file_id *ids, unsigned count,
                  struct signature *signatures);
 int broker_open(struct tables *t, uint64_t dev, const struct file_id *id);

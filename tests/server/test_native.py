@@ -29,6 +29,19 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture
+def headers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Those of the replies that a client takes, also with what is attached to them."""
+    taken: list[Any] = []
+
+    def unpacked(header: bytes) -> Any:
+        taken.append(codec.unpack(header))
+        return taken[-1]
+
+    monkeypatch.setattr("fusepipe.wire.client_session.unpack", unpacked)
+    return taken
+
+
 def opened(client: Client, name: bytes, flags: int = os.O_RDONLY) -> int:
     node = client.call(m.LookupRequest(1, name))[1].entry.node
     handle: int = client.call(m.OpenRequest(node, flags, False, 0, 0))[1].handle
@@ -155,15 +168,8 @@ def test_the_answers_are_those_of_python(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
 
 
-def test_a_change_of_names_brings_the_directory(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_names_brings_the_directory(served: Served, headers: list[Any]) -> None:
     """Attached to the reply, with what the change has made of it (SPEC.md, UNLINK)."""
-    headers: list[Any] = []
-
-    def unpacked(header: bytes) -> Any:
-        headers.append(codec.unpack(header))
-        return headers[-1]
-
-    monkeypatch.setattr("fusepipe.wire.client_session.unpack", unpacked)
     with Client(served.connect()) as client:
         made = client.call(m.MkdirRequest(1, b"d", 0o755, 0, 0, 0, ()))[1].entry.node
 
@@ -188,14 +194,7 @@ def test_a_change_of_names_brings_the_directory(served: Served, monkeypatch: pyt
         assert len(headers[-1]) == 3
 
 
-def test_the_page_that_has_the_last_entry_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    headers: list[Any] = []
-
-    def unpacked(header: bytes) -> Any:
-        headers.append(codec.unpack(header))
-        return headers[-1]
-
-    monkeypatch.setattr("fusepipe.wire.client_session.unpack", unpacked)
+def test_the_page_that_has_the_last_entry_says_so(served: Served, headers: list[Any]) -> None:
     with Client(served.connect()) as client:
         for number in range(3):
             client.call(m.MkdirRequest(1, b"d%d" % number, 0o755, 0, 0, 0, ()))
